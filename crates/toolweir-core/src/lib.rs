@@ -1,1 +1,21 @@
 #![doc = include_str!("../README.md")]
+
+mod config;
+mod entry;
+mod facts;
+mod lease;
+mod outcome;
+mod rejection;
+pub mod time;
+
+pub use config::ConfigError;
+pub use entry::{
+    BoxFuture, CheckHealth, EnsureFresh, Health, HealthReport, ReportState, StateReport, WarmUp,
+};
+pub use facts::Facts;
+pub use lease::{CarryLease, Lease, LeaseOwner, LeaseSlot, Ticket};
+pub use outcome::{Classify, Delivery, ErrIsFailure, Observation, Outcome, observe};
+pub use rejection::{AsRejection, Reason, Rejection};
+
+/// The error type that holds any other, as tower names it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
