@@ -1,0 +1,91 @@
+//! The launcher, with real servers.
+#![cfg(unix)]
+
+use std::time::Duration;
+
+use temporalio_client::grpc::WorkflowService;
+use temporalio_client::tonic::{Code, IntoRequest};
+use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+use toolweir_testkit::temporal::{Error, Options, TemporalServer};
+
+/// A server of its own, also where `TEMPORAL_ADDRESS` is set.
+fn own() -> Options {
+    Options::new().namespace("own")
+}
+
+async fn has_namespace(server: &TemporalServer, namespace: &str) -> bool {
+    let mut connection = server.connection().await.expect("it runs");
+    let request = DescribeNamespaceRequest {
+        namespace: namespace.to_owned(),
+        ..Default::default()
+    };
+    match connection.describe_namespace(request.into_request()).await {
+        Ok(_) => true,
+        Err(status) if status.code() == Code::NotFound => false,
+        Err(status) => panic!("{status}"),
+    }
+}
+
+/// Whether nobody listens at `address`, now or soon.
+async fn falls_silent(address: &str) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while TcpStream::connect(address).await.is_ok() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    true
+}
+
+#[tokio::test]
+async fn servers_run_side_by_side_and_end() {
+    let (first, second) = tokio::join!(
+        TemporalServer::start(own().namespace("first")),
+        TemporalServer::start(own().namespace("second")),
+    );
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_ne!(first.address(), second.address());
+    assert!(!first.is_external());
+    assert!(first.log().unwrap().is_file());
+
+    // Each is the one it was started as.
+    assert!(has_namespace(&first, "first").await);
+    assert!(!has_namespace(&first, "second").await);
+    assert!(has_namespace(&second, "second").await);
+
+    // Another value for the same server does not own it.
+    let attached = TemporalServer::attach(first.address()).await.unwrap();
+    assert!(attached.is_external());
+    attached.stop().await.unwrap();
+    first.client("first").await.unwrap();
+
+    let addresses = [first.address().to_owned(), second.address().to_owned()];
+    first.stop().await.unwrap();
+    drop(second);
+    for address in addresses {
+        assert!(falls_silent(&address).await, "{address} still listens");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_can_t_start_says_why() {
+    let options = own().argument("--no-such-flag");
+    let error = TemporalServer::start(options).await.unwrap_err();
+    let Error::Exited { log_tail, log, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(log_tail.contains("no-such-flag"), "{log_tail}");
+    assert!(error.to_string().contains(&log.display().to_string()));
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_named() {
+    let options = own().executable("/nowhere/temporal");
+    let error = TemporalServer::start(options).await.unwrap_err();
+    assert!(error.to_string().contains("/nowhere/temporal"), "{error}");
+}
