@@ -205,7 +205,7 @@ impl<S> Layer<S> for FaultyLayer {
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "the inner service's panic comes out")]
+#[should_panic(expected = "a call after three panics is answered")]
 async fn a_permit_lost_in_a_panic_is_found() {
     check(|| faulty_both(Fault::LeaksInAPanic)).await;
 }
