@@ -1,1 +1,16 @@
 #![doc = include_str!("../README.md")]
+
+mod batch;
+mod client;
+mod error;
+mod failure;
+mod payload;
+
+pub use batch::{Batch, batch};
+pub use client::{Readiness, ToolClient, ToolRequest};
+pub use error::CallError;
+pub use failure::{FailureDetails, FailureKind};
+pub use payload::{
+    CALL_TOOL, CallTool, CallToolInput, CallToolOutput, Check, PREFLIGHT, Preflight,
+    PreflightInput, PreflightReport,
+};
