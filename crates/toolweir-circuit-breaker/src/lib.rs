@@ -1,1 +1,20 @@
 #![doc = include_str!("../README.md")]
+
+mod config;
+mod dispatched;
+mod events;
+mod future;
+mod handle;
+mod layer;
+mod probes;
+mod service;
+mod shared;
+mod state;
+mod window;
+
+pub use config::{CircuitBreakerConfig, CircuitBreakerConfigBuilder, OnThrottled};
+pub use events::{Cause, Circuit, Transition, Transitions};
+pub use future::{AdmissionFuture, ResponseFuture};
+pub use handle::{CircuitBreakerHandle, CircuitBreakerState, ProbeFigures, WindowFigures};
+pub use layer::{AdmissionLayer, CircuitBreakerLayer, ObservationLayer};
+pub use service::{Admission, CircuitBreaker, Observer};
