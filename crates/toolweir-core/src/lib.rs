@@ -6,6 +6,8 @@ mod facts;
 mod lease;
 mod outcome;
 mod rejection;
+mod stamp;
+mod text;
 pub mod time;
 
 pub use config::ConfigError;
@@ -16,6 +18,8 @@ pub use facts::Facts;
 pub use lease::{CarryLease, Lease, LeaseOwner, LeaseSlot, Ticket};
 pub use outcome::{Classify, Delivery, ErrIsFailure, Observation, Outcome, observe};
 pub use rejection::{AsRejection, Reason, Rejection};
+pub use stamp::{AtomicStamp, Stamp};
+pub use text::error_text;
 
 /// The error type that holds any other, as tower names it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
