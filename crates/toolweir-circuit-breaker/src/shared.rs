@@ -73,7 +73,7 @@ impl Shared {
     }
 
     pub(crate) fn settle(&self, ticket: Ticket, end: End, dispatched: Option<Instant>) {
-        self.with(|machine, now| machine.settle(ticket, end, dispatched, now));
+        self.step(|machine| machine.settle(ticket, end, dispatched, Instant::now));
     }
 
     /// The time of a dispatch, where anybody asks for it.
@@ -84,9 +84,13 @@ impl Shared {
     /// One step of the machine, at the present time.
     pub(crate) fn with<R>(&self, step: impl FnOnce(&mut Machine, Instant) -> R) -> R {
         let now = Instant::now();
+        self.step(|machine| step(machine, now))
+    }
+
+    fn step<R>(&self, step: impl FnOnce(&mut Machine) -> R) -> R {
         let mut machine = self.lock();
         let before = machine.generation();
-        let result = step(&mut machine, now);
+        let result = step(&mut machine);
         let generation = machine.generation();
         if generation != before {
             self.word.store(word_of(&machine), Ordering::Release);

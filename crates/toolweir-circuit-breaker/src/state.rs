@@ -208,13 +208,22 @@ impl Machine {
     }
 
     /// A call dispatched at `dispatched` has ended. `None` where nobody asks how long calls take.
+    ///
+    /// The clock is read where the time makes a difference. For most calls it makes none, and
+    /// reading it would be half of their cost.
     pub(crate) fn settle(
         &mut self,
         ticket: Ticket,
         end: End,
         dispatched: Option<Instant>,
-        now: Instant,
+        clock: impl Fn() -> Instant,
     ) {
+        let is_untroubled = self.is_plainly_closed() && self.openings == 0;
+        if is_untroubled && ticket.generation == self.generation && dispatched.is_none() {
+            self.settle_closed(end, false, clock);
+            return;
+        }
+        let now = clock();
         self.advance(now);
         if ticket.generation != self.generation {
             if matches!(end, End::Observed(_) | End::Panicked) {
@@ -224,7 +233,7 @@ impl Machine {
         }
         let slow = self.is_slow(dispatched, now);
         match self.circuit() {
-            Circuit::Closed => self.settle_closed(end, slow, now),
+            Circuit::Closed => self.settle_closed(end, slow, || now),
             Circuit::HalfOpen => {
                 if let Some(number) = ticket.probe {
                     self.settle_probe(number, end, slow, now);
@@ -428,20 +437,22 @@ impl Machine {
                 .is_none_or(|number| self.probes.dispatch(number, now))
     }
 
-    fn settle_closed(&mut self, end: End, slow: bool, now: Instant) {
+    fn settle_closed(&mut self, end: End, slow: bool, clock: impl Fn() -> Instant) {
         if let End::Observed(Outcome::Throttled { retry_after }) = end {
-            self.pause(now, retry_after, Then::Closed);
+            self.pause(clock(), retry_after, Then::Closed);
             return;
         }
         if !self.count(end, slow) {
             return;
         }
-        let sustained = saturating_add(self.closed_since, self.config.max_wait_in_open) <= now;
-        if end == End::Observed(Outcome::Success) && sustained {
-            self.openings = 0;
+        if self.openings > 0 && end == End::Observed(Outcome::Success) {
+            let sustained = saturating_add(self.closed_since, self.config.max_wait_in_open);
+            if sustained <= clock() {
+                self.openings = 0;
+            }
         }
         if let Some(cause) = self.trip() {
-            self.open(now, cause);
+            self.open(clock(), cause);
         }
     }
 

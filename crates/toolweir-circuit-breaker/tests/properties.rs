@@ -1,9 +1,11 @@
 //! Random histories, against a reference model that is plain rather than fast: it keeps every vote
 //! and every lease in lists and looks through them each time.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::time::Duration;
 
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngAlgorithm};
 use toolweir_circuit_breaker::{Circuit, CircuitBreakerConfig, OnThrottled};
 use toolweir_core::{Reason, Rejection};
 
@@ -92,7 +94,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     })
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     /// Through the whole breaker.
     Call,
@@ -283,14 +285,15 @@ impl Model {
                 } else if stay.successes.is_empty() {
                     self.open(end, false);
                 } else {
-                    self.judge(stay.successes.clone(), end);
+                    let successes = stay.successes.clone();
+                    self.judge(&successes, end);
                 }
             }
             _ => {}
         }
     }
 
-    fn judge(&mut self, successes: Vec<bool>, at: u64) {
+    fn judge(&mut self, successes: &[bool], at: u64) {
         let slow = successes.iter().filter(|slow| **slow).count();
         match self.numbers.slow {
             Some((_, rate)) if slow * 100 >= successes.len() * usize::from(rate) => {
@@ -482,7 +485,7 @@ impl Model {
                 stay.successes.push(slow);
                 if stay.successes.len() >= usize::try_from(self.numbers.successes).unwrap() {
                     let successes = stay.successes.clone();
-                    self.judge(successes, self.now);
+                    self.judge(&successes, self.now);
                 }
             }
             Some(Answer::Failure | Answer::Panic) => self.open(self.now, true),
@@ -683,7 +686,12 @@ fn run(numbers: Numbers, steps: Vec<Step>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig {
+        cases: 4_000,
+        // In a debug build the default generator would take most of the time.
+        rng_algorithm: RngAlgorithm::XorShift,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_breaker_does_what_the_model_does(

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    task::coop::{Unconstrained, unconstrained},
+};
 use toolweir_circuit_breaker::{
     Admission, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer,
     Observer,
@@ -50,8 +53,8 @@ impl CarryLease for Job {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Server(Arc<Mutex<Vec<oneshot::Sender<Answer>>>>);
 
-#[derive(Debug)]
-pub(crate) struct Reply(oneshot::Receiver<Answer>);
+/// Unconstrained, since a test may make many calls without a yield.
+pub(crate) struct Reply(Unconstrained<oneshot::Receiver<Answer>>);
 
 impl Future for Reply {
     type Output = Result<Answer, BoxError>;
@@ -79,7 +82,7 @@ impl Service<Job> for Server {
     fn call(&mut self, _: Job) -> Reply {
         let (sender, receiver) = oneshot::channel();
         self.0.lock().unwrap().push(sender);
-        Reply(receiver)
+        Reply(unconstrained(receiver))
     }
 }
 
