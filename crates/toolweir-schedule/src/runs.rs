@@ -1,6 +1,9 @@
 //! The runs that a schedule started.
 
-use std::{ops::RangeInclusive, time::SystemTime};
+use std::{
+    ops::RangeInclusive,
+    time::{Duration, SystemTime},
+};
 
 use temporalio_client::{
     NamespacedClient, WorkflowExecutionStatus, grpc::WorkflowService, tonic::IntoRequest,
@@ -37,7 +40,7 @@ pub struct RunFilter {
 }
 
 impl RunFilter {
-    /// All that the server still has, open ones first, then the newest; at most 1000.
+    /// All that the server still has, in its order; at most 1000.
     pub const fn new() -> Self {
         Self {
             scheduled: None,
@@ -75,8 +78,7 @@ impl RunFilter {
             // Due times are whole seconds. Comparing with fractions of one keeps clear of a store
             // that compares equal times as different texts.
             let after = rfc3339(just_before(*range.start()));
-            let end = *range.end();
-            let until = rfc3339(end + std::time::Duration::from_millis(1));
+            let until = rfc3339(*range.end() + Duration::from_millis(1));
             query.push_str(&format!(
                 " AND TemporalScheduledStartTime > '{after}' \
                  AND TemporalScheduledStartTime < '{until}'"

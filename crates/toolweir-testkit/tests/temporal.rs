@@ -89,3 +89,14 @@ async fn a_program_that_is_not_there_is_named() {
     let error = TemporalServer::start(options).await.unwrap_err();
     assert!(error.to_string().contains("/nowhere/temporal"), "{error}");
 }
+
+#[tokio::test]
+async fn a_port_that_is_always_taken_is_given_up_at_last() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    // The last value of a flag wins, so each start meets the taken port.
+    let options = own().argument("--metrics-port").argument(port);
+    let error = TemporalServer::start(options).await.unwrap_err();
+    assert!(matches!(error, Error::Exited { .. }), "{error}");
+    assert!(error.to_string().contains("already in use"), "{error}");
+}
