@@ -10,14 +10,14 @@
 //!
 //! | tool | arguments | answer |
 //! |---|---|---|
-//! | `search` | `query`, or `title` and `artist` and perhaps `isrc`, or `isrc` | [`messages::Found`] |
-//! | `add_to_playlist` | `playlist`, `track_id`, perhaps `idempotency_key` | [`messages::AddedToPlaylist`] |
-//! | `user_profile` | none | [`messages::Profile`] |
-//! | `token_status` | none | [`messages::TokenStatus`] |
-//! | `refresh_token` | none | [`messages::Refreshed`] |
+//! | `search` | `query`, or `title` and `artist` and perhaps `isrc`, or `isrc` | [`Found`] |
+//! | `add_to_playlist` | `playlist`, `track_id`, perhaps `idempotency_key` | [`AddedToPlaylist`] |
+//! | `user_profile` | none | [`Profile`] |
+//! | `token_status` | none | [`TokenStatus`] |
+//! | `refresh_token` | none | [`Refreshed`] |
 //!
 //! Answers are structured content. So are refusals, with `isError` and the shape
-//! [`messages::Refusal`]: status 400, 401, 404, 409, 429, 500 or 507. The two token tools cost no
+//! [`Refusal`]: status 400, 401, 404, 409, 429, 500 or 507. The two token tools cost no
 //! quota and work with an expired token.
 //!
 //! # Idempotency
@@ -36,6 +36,8 @@ pub mod process;
 pub mod quota;
 pub mod server;
 pub mod token;
+
+pub use messages::{AddedToPlaylist, Found, Profile, Refreshed, Refusal, TokenStatus};
 
 /// The key in a request's `_meta` that names the effect meant.
 pub const IDEMPOTENCY_KEY_META: &str = "toolweir/idempotency-key";

@@ -1,5 +1,7 @@
 //! Reads CSV exports, row by row, so that a broken row costs itself alone.
 
+use std::io::Cursor;
+
 use super::Unreadable;
 use super::columns::Columns;
 use super::export::Builder;
@@ -18,10 +20,11 @@ pub(super) fn parse(bytes: &[u8], export: &mut Builder) -> Result<(), Unreadable
         .find(|line| !line.is_blank())
         .ok_or(Unreadable::Empty)?;
     let (delimiter, columns) = header_columns(header.bytes)?;
-    let table = Table {
+    let mut table = Table {
         bytes,
         delimiter,
         columns,
+        reader: reader(bytes, delimiter),
     };
     loop {
         let at_row = lines.clone();
@@ -35,18 +38,14 @@ pub(super) fn parse(bytes: &[u8], export: &mut Builder) -> Result<(), Unreadable
             export.row(first.number, Err("a quoted field is not closed".to_owned()))?;
             continue;
         };
-        let record = utf8(row.bytes).and_then(|text| table.record(text));
-        export.row(
-            first.number,
-            record
-                .as_ref()
-                .map(|it| table.fields(it))
-                .map_err(Clone::clone),
-        )?;
-        // A row over several lines that does not fit the header may have swallowed good ones by
-        // a stray quote: only its first line is given up then.
-        if record.is_ok() {
-            lines = row.after;
+        match table.record(&row) {
+            Ok(record) => {
+                export.row(first.number, Ok(table.fields(&record)))?;
+                lines = row.after;
+            }
+            // A row over several lines that does not fit the header may have swallowed good ones
+            // by a stray quote: only its first line is given up.
+            Err(reason) => export.row(first.number, Err(reason))?,
         }
     }
 }
@@ -56,9 +55,14 @@ fn header_columns(line: &[u8]) -> Result<(u8, Columns), Unreadable> {
     let line = utf8(line).map_err(|_| Unreadable::NoTitleColumn)?;
     let mut closest = Unreadable::NoTitleColumn;
     for delimiter in DELIMITERS {
-        let Some(header) = split(line, delimiter).ok().flatten() else {
+        let mut header = csv::StringRecord::new();
+        // A header is one line; reading from memory meets no other error.
+        if reader(line.as_bytes(), delimiter)
+            .read_record(&mut header)
+            .is_err()
+        {
             continue;
-        };
+        }
         match Columns::find(&header) {
             Ok(columns) => return Ok((delimiter, columns)),
             Err(why @ Unreadable::NoArtistColumn) => closest = why,
@@ -68,28 +72,28 @@ fn header_columns(line: &[u8]) -> Result<(u8, Columns), Unreadable> {
     Err(closest)
 }
 
-/// One record out of a text that should hold just that; `None` if it holds more.
-fn split(text: &str, delimiter: u8) -> Result<Option<csv::StringRecord>, csv::Error> {
-    let mut reader = csv::ReaderBuilder::new()
+type Reader<'a> = csv::Reader<Cursor<&'a [u8]>>;
+
+fn reader(bytes: &[u8], delimiter: u8) -> Reader<'_> {
+    csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .delimiter(delimiter)
-        .from_reader(text.as_bytes());
-    let mut record = csv::StringRecord::new();
-    reader.read_record(&mut record)?;
-    let more = reader.read_record(&mut csv::StringRecord::new())?;
-    Ok((!more).then_some(record))
+        .from_reader(Cursor::new(bytes))
 }
 
 struct Table<'a> {
     bytes: &'a [u8],
     delimiter: u8,
     columns: Columns,
+    /// Reads a row where it is told to; making one for each row would cost far more.
+    reader: Reader<'a>,
 }
 
-/// The bytes of one row, and the lines that follow it.
+/// Where a row is, and the lines that follow it.
 struct Row<'a> {
-    bytes: &'a [u8],
+    start: usize,
+    end: usize,
     after: Lines<'a>,
 }
 
@@ -112,7 +116,8 @@ impl<'a> Table<'a> {
             if quotes != Quotes::Inside {
                 let end = self.bytes.len() - lines.remaining();
                 return Some(Row {
-                    bytes: &self.bytes[start..end],
+                    start,
+                    end,
                     after: lines,
                 });
             }
@@ -120,10 +125,17 @@ impl<'a> Table<'a> {
         None
     }
 
-    fn record(&self, text: &str) -> Result<csv::StringRecord, String> {
-        let record = split(text, self.delimiter)
-            .map_err(|error| format!("is not CSV: {error}"))?
-            .ok_or("holds a stray line break")?;
+    fn record(&mut self, row: &Row<'_>) -> Result<csv::StringRecord, String> {
+        utf8(&self.bytes[row.start..row.end])?;
+        let mut record = csv::ByteRecord::new();
+        let end = self
+            .read_at(row.start, &mut record)
+            .map_err(|error| format!("is not CSV: {error}"))?;
+        // The reader may leave the last byte of the line end for the next row.
+        if end + 1 < row.end || end > row.end {
+            return Err("holds a stray line break".to_owned());
+        }
+        let record = csv::StringRecord::from_byte_record_lossy(record);
         let (fields, width) = (record.len(), self.columns.width);
         let surplus_is_blank = record
             .iter()
@@ -133,6 +145,15 @@ impl<'a> Table<'a> {
             return Err(format!("has {fields} fields where the header has {width}"));
         }
         Ok(record)
+    }
+
+    /// Reads the record that begins at a byte, and says at which byte it ends.
+    fn read_at(&mut self, start: usize, into: &mut csv::ByteRecord) -> csv::Result<usize> {
+        let mut position = csv::Position::new();
+        position.set_byte(u64::try_from(start).unwrap_or(u64::MAX));
+        self.reader.seek(position)?;
+        self.reader.read_byte_record(into)?;
+        Ok(usize::try_from(self.reader.position().byte()).unwrap_or(usize::MAX))
     }
 
     fn fields<'r>(&self, record: &'r csv::StringRecord) -> Fields<'r> {

@@ -246,9 +246,8 @@ async fn lock(path: &Path, file: &File, wait: Duration) -> Result<(), JournalErr
 /// Reads the records of a locked file and cuts off a torn one at its end.
 fn load(path: &Path, file: File) -> Result<Open, JournalError> {
     let mut ledger = Ledger::default();
-    let scan = scan::scan(path, &mut BufReader::new(&file), |record| {
-        ledger.apply(&record)
-    })?;
+    let take = |record| ledger.apply(&record);
+    let scan = scan::scan(path, &mut BufReader::new(&file), take)?;
     let io = |error| JournalError::io(path, "repaired", error);
     if scan.torn_bytes > 0 {
         tracing::warn!(

@@ -65,7 +65,10 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<(u64, 
     reader.by_ref().take(limit).read_until(b'\n', line)?;
     let mut length = line.len();
     let mut ended = line.ends_with(b"\n");
-    while !ended {
+    // A shorter one has met the end of the file. To read on would join it with what a server
+    // appends at this moment.
+    let mut too_long = !ended && line.len() >= MAX_RECORD_BYTES;
+    while too_long {
         let buffer = reader.fill_buf()?;
         if buffer.is_empty() {
             break;
@@ -73,8 +76,52 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<(u64, 
         let end = buffer.iter().position(|&byte| byte == b'\n');
         let consumed = end.map_or(buffer.len(), |end| end + 1);
         ended = end.is_some();
+        too_long = !ended;
         length = length.saturating_add(consumed);
         reader.consume(consumed);
     }
     Ok((u64::try_from(length).unwrap_or(u64::MAX), ended))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::{BufReader, Read};
+
+    use super::super::record::{StopReason, encode};
+    use super::*;
+
+    /// A file that grows between two reads.
+    struct Growing(VecDeque<Vec<u8>>);
+
+    impl Read for Growing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let next = self.0.pop_front().unwrap_or_default();
+            buffer[..next.len()].copy_from_slice(&next);
+            Ok(next.len())
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_being_written_is_left_out() {
+        let record = Record::Stop {
+            at_ms: 1,
+            reason: StopReason::Terminated,
+        };
+        let line = encode(&record).unwrap();
+        let (half, rest) = line.split_at(20);
+        let growing = [[&line[..], half].concat(), Vec::new(), rest.to_vec()];
+        let mut seen = Vec::new();
+        let mut reader = BufReader::new(Growing(growing.into()));
+        let scan = scan(Path::new("memory"), &mut reader, |record| seen.push(record)).unwrap();
+        assert_eq!(seen, [record]);
+        let good_bytes = u64::try_from(line.len()).unwrap();
+        assert_eq!(
+            scan,
+            Scan {
+                good_bytes,
+                torn_bytes: 20
+            }
+        );
+    }
 }
