@@ -1,0 +1,128 @@
+//! What can be set.
+
+use std::time::Duration;
+
+use toolweir_core::ConfigError;
+
+/// The longest queue that can be configured.
+const LONGEST_QUEUE: usize = 100_000;
+
+/// How many calls may be under way, and how others wait.
+///
+/// ```
+/// use std::time::Duration;
+/// use toolweir_semaphore::SemaphoreConfig;
+///
+/// let config = SemaphoreConfig::builder()
+///     .permits(4)
+///     .max_queue(20)
+///     .max_wait(Duration::from_millis(500))
+///     .build()
+///     .expect("all values are in range");
+///
+/// let error = SemaphoreConfig::builder().permits(0).build().unwrap_err();
+/// assert_eq!(error.to_string(), "`permits` must be at least 1, but is 0");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SemaphoreConfig {
+    pub(crate) permits: usize,
+    pub(crate) max_queue: usize,
+    pub(crate) max_wait: Duration,
+}
+
+impl SemaphoreConfig {
+    /// A builder with the default values: 10 permits, 100 places in the queue, a wait of 1 second.
+    pub fn builder() -> SemaphoreConfigBuilder {
+        SemaphoreConfigBuilder(Self::default())
+    }
+}
+
+impl Default for SemaphoreConfig {
+    fn default() -> Self {
+        Self {
+            permits: 10,
+            max_queue: 100,
+            max_wait: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Sets the values of a [`SemaphoreConfig`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct SemaphoreConfigBuilder(SemaphoreConfig);
+
+impl SemaphoreConfigBuilder {
+    /// How many calls may be under way at once: at least 1, by default 10.
+    ///
+    /// [`SemaphoreHandle::resize`](crate::SemaphoreHandle::resize) changes it later.
+    pub const fn permits(mut self, permits: usize) -> Self {
+        self.0.permits = permits;
+        self
+    }
+
+    /// How many calls may wait for a permit: 0 to 100,000, by default 100. With 0 none waits.
+    pub const fn max_queue(mut self, calls: usize) -> Self {
+        self.0.max_queue = calls;
+        self
+    }
+
+    /// How long a call may wait, by default 1 second. With zero none waits.
+    ///
+    /// A call whose own deadline comes sooner waits only until then.
+    pub const fn max_wait(mut self, duration: Duration) -> Self {
+        self.0.max_wait = duration;
+        self
+    }
+
+    /// Checks the values.
+    ///
+    /// # Errors
+    ///
+    /// Names the field, its value and what is allowed.
+    pub fn build(self) -> Result<SemaphoreConfig, ConfigError> {
+        let Self(config) = self;
+        check_permits(config.permits)?;
+        if config.max_queue > LONGEST_QUEUE {
+            let allowed = format!("from 0 to {LONGEST_QUEUE}");
+            return Err(ConfigError::new("max_queue", config.max_queue, allowed));
+        }
+        Ok(config)
+    }
+}
+
+/// No permits would stop every call for ever: that is the work of a breaker that is held open.
+pub(crate) fn check_permits(permits: usize) -> Result<(), ConfigError> {
+    if permits == 0 {
+        return Err(ConfigError::new("permits", permits, "at least 1"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_what_build_gives() {
+        let built = SemaphoreConfig::builder().build().unwrap();
+        assert_eq!(built, SemaphoreConfig::default());
+    }
+
+    #[test]
+    fn a_refused_value_is_named_with_its_range() {
+        let cases = [
+            (
+                SemaphoreConfig::builder().permits(0),
+                "`permits` must be at least 1, but is 0",
+            ),
+            (
+                SemaphoreConfig::builder().max_queue(100_001),
+                "`max_queue` must be from 0 to 100000, but is 100001",
+            ),
+        ];
+        for (builder, message) in cases {
+            assert_eq!(builder.build().unwrap_err().to_string(), message);
+        }
+    }
+}

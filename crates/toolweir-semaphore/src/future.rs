@@ -1,0 +1,240 @@
+//! The future of a call.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use toolweir_core::{AsRejection, Reason, Rejection, time::saturating_add};
+use tower_service::Service;
+
+use crate::{
+    service::refusal,
+    shared::{InQueue, Permit},
+};
+
+pin_project! {
+    /// The future of [`Semaphore`](crate::Semaphore).
+    ///
+    /// It owns the call's permit, or its place in the queue. Dropping it gives them back.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, Req, F> {
+        #[pin]
+        stage: Stage<S, Req, F>,
+    }
+}
+
+pin_project! {
+    #[project = StageProj]
+    enum Stage<S, Req, F> {
+        Waiting {
+            // On the heap, so that a call which does not wait need not carry the room for it.
+            wait: Pin<Box<Wait<S, Req>>>,
+        },
+        Called {
+            #[pin]
+            inner: F,
+            permit: Option<Permit>,
+        },
+        Refused {
+            rejection: Option<Rejection>,
+        },
+        Ended,
+    }
+}
+
+pin_project! {
+    /// A call in the queue, or with a permit and a service that is not ready yet.
+    struct Wait<S, Req> {
+        inner: S,
+        request: Option<Req>,
+        place: InQueue,
+        permit: Option<Permit>,
+        limit: Limit,
+        #[pin]
+        alarm: Sleep,
+        name: Option<Arc<str>>,
+    }
+}
+
+/// A call that has been made, with its permit.
+type Made<F, E> = Result<(F, Permit), E>;
+
+/// What is wrong where a future is polled again. That is a mistake of the caller's, as it is with
+/// any future.
+const ENDED: &str = "the future is not polled after it has ended";
+
+/// How long a call waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    until: Instant,
+    deadline: Option<Instant>,
+}
+
+impl Limit {
+    pub(crate) fn new(now: Instant, max_wait: Duration, deadline: Option<Instant>) -> Self {
+        let patience = saturating_add(now, max_wait);
+        Self {
+            until: deadline.map_or(patience, |deadline| patience.min(deadline)),
+            deadline,
+        }
+    }
+
+    pub(crate) fn has_come(self, now: Instant) -> bool {
+        self.until <= now
+    }
+
+    /// Whether nobody waits for the answer any more.
+    fn is_past_deadline(self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    pub(crate) fn reason(self) -> Reason {
+        if self.deadline == Some(self.until) {
+            Reason::DeadlineTooShort
+        } else {
+            Reason::WaitTooLong
+        }
+    }
+}
+
+impl<S, Req, F> ResponseFuture<S, Req, F> {
+    pub(crate) const fn called(inner: F, permit: Permit) -> Self {
+        Self {
+            stage: Stage::Called {
+                inner,
+                permit: Some(permit),
+            },
+        }
+    }
+
+    pub(crate) const fn refused(rejection: Rejection) -> Self {
+        Self {
+            stage: Stage::Refused {
+                rejection: Some(rejection),
+            },
+        }
+    }
+
+    pub(crate) fn waiting(
+        inner: S,
+        request: Req,
+        place: InQueue,
+        limit: Limit,
+        name: Option<Arc<str>>,
+    ) -> Self {
+        let wait = Box::pin(Wait {
+            inner,
+            request: Some(request),
+            place,
+            permit: None,
+            limit,
+            alarm: sleep_until(limit.until),
+            name,
+        });
+        Self {
+            stage: Stage::Waiting { wait },
+        }
+    }
+}
+
+impl<S, Req> Future for ResponseFuture<S, Req, S::Future>
+where
+    S: Service<Req>,
+    S::Error: From<Rejection> + AsRejection,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut stage = self.project().stage;
+        loop {
+            match stage.as_mut().project() {
+                StageProj::Waiting { wait } => match ready!(wait.as_mut().poll_call(cx)) {
+                    Ok((inner, permit)) => {
+                        let permit = Some(permit);
+                        stage.set(Stage::Called { inner, permit });
+                    }
+                    Err(error) => {
+                        stage.set(Stage::Ended);
+                        return Poll::Ready(Err(error));
+                    }
+                },
+                StageProj::Called { inner, permit } => {
+                    // Held here, so that a panic gives it back at once.
+                    let held = permit.take();
+                    let Poll::Ready(result) = inner.poll(cx) else {
+                        *permit = held;
+                        return Poll::Pending;
+                    };
+                    // The call's own future goes first, then its permit, and then the answer.
+                    stage.set(Stage::Ended);
+                    drop(held);
+                    return Poll::Ready(result);
+                }
+                StageProj::Refused { rejection } => {
+                    let rejection = rejection.take().expect(ENDED);
+                    return Poll::Ready(Err(rejection.into()));
+                }
+                StageProj::Ended => panic!("{ENDED}"),
+            }
+        }
+    }
+}
+
+impl<S, Req> Wait<S, Req> {
+    /// Makes the call, once there is a permit and the service is ready.
+    fn poll_call(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Made<S::Future, S::Error>>
+    where
+        S: Service<Req>,
+        S::Error: From<Rejection>,
+    {
+        let this = self.as_mut().project();
+        if this.permit.is_none()
+            && let Poll::Ready(permit) = this.place.poll(cx)
+        {
+            // Nobody waits for the answer to a call that is made now.
+            if this.limit.is_past_deadline(Instant::now()) {
+                drop(permit);
+                return Poll::Ready(Err(self.refusal().into()));
+            }
+            *this.permit = Some(permit);
+        }
+        if this.permit.is_some() && this.inner.poll_ready(cx)?.is_ready() {
+            let permit = this.permit.take().expect("it has just been seen");
+            let request = this.request.take().expect("a call is made once");
+            return Poll::Ready(Ok((this.inner.call(request), permit)));
+        }
+        ready!(this.alarm.poll(cx));
+        Poll::Ready(Err(self.refusal().into()))
+    }
+
+    fn refusal(&self) -> Rejection {
+        let figures = self.place.shared().reject();
+        let rejection = refusal(self.name.as_ref(), self.limit.reason(), &figures);
+        if self.permit.is_some() {
+            return rejection
+                .with_detail("there was a permit, but the inner service was not ready");
+        }
+        rejection
+    }
+}
+
+impl<S, Req, F> fmt::Debug for ResponseFuture<S, Req, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Waiting { .. } => "waiting",
+            Stage::Called { .. } => "called",
+            Stage::Refused { .. } => "refused",
+            Stage::Ended => "ended",
+        };
+        f.debug_struct("ResponseFuture")
+            .field("stage", &stage)
+            .finish_non_exhaustive()
+    }
+}
