@@ -1,0 +1,309 @@
+//! The request: one call of one tool.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use rmcp::model::{CallToolRequestParams, RequestMetaObject};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use toolweir_core::{CarryLease, Facts, Lease, LeaseOwner, LeaseSlot};
+
+/// The key in a request's `_meta` that names the effect meant.
+pub const IDEMPOTENCY_KEY_META: &str = "toolweir/idempotency-key";
+
+/// The key in a request's `_meta` that names on whose behalf the call is made.
+pub const PRINCIPAL_META: &str = "toolweir/principal";
+
+/// The key that the W3C Trace Context specification gives the caller's position in a trace.
+const TRACEPARENT_META: &str = "traceparent";
+
+/// One call of one tool.
+///
+/// A clone is a reference count, whatever the arguments weigh. A clone carries no breaker's lease.
+///
+/// ```
+/// use std::time::Duration;
+/// use toolweir_mcp::ToolCall;
+///
+/// let call = ToolCall::new("add_to_playlist")
+///     .try_arguments(&serde_json::json!({ "playlist": "anna", "track_id": "t1" }))?
+///     .with_idempotency_key("anna/t1")
+///     .with_timeout(Duration::from_secs(5));
+/// assert_eq!(call.tool(), "add_to_playlist");
+/// # Ok::<(), toolweir_mcp::ArgumentsError>(())
+/// ```
+#[derive(Clone)]
+pub struct ToolCall {
+    parts: Arc<Parts>,
+    leases: LeaseSlot,
+}
+
+#[derive(Clone)]
+struct Parts {
+    tool: Arc<str>,
+    arguments: Map<String, Value>,
+    deadline: Option<Instant>,
+    timeout: Option<Duration>,
+    principal: Option<Arc<str>>,
+    call_id: Option<Arc<str>>,
+    idempotency_key: Option<Arc<str>>,
+    traceparent: Option<Arc<str>>,
+}
+
+impl ToolCall {
+    /// A call of `tool` without arguments.
+    #[must_use]
+    pub fn new(tool: impl Into<Arc<str>>) -> Self {
+        Self {
+            parts: Arc::new(Parts {
+                tool: tool.into(),
+                arguments: Map::new(),
+                deadline: None,
+                timeout: None,
+                principal: None,
+                call_id: None,
+                idempotency_key: None,
+                traceparent: None,
+            }),
+            leases: LeaseSlot::new(),
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Parts)) -> Self {
+        change(Arc::make_mut(&mut self.parts));
+        self
+    }
+
+    /// The tool's arguments.
+    #[must_use]
+    pub fn with_arguments(self, arguments: Map<String, Value>) -> Self {
+        self.with(|parts| parts.arguments = arguments)
+    }
+
+    /// The tool's arguments, from anything that serialises to a JSON object.
+    ///
+    /// # Errors
+    ///
+    /// It does not serialise, or not to an object.
+    pub fn try_arguments(self, arguments: &impl Serialize) -> Result<Self, ArgumentsError> {
+        let wrong = |source| ArgumentsError {
+            tool: self.parts.tool.clone(),
+            source,
+        };
+        let value = serde_json::to_value(arguments).map_err(wrong)?;
+        let arguments = serde_json::from_value(value).map_err(wrong)?;
+        Ok(self.with_arguments(arguments))
+    }
+
+    /// When the caller stops waiting. The earlier of this and the timeout holds.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Instant) -> Self {
+        self.with(|parts| parts.deadline = Some(deadline))
+    }
+
+    /// How long the tool may take, from dispatch. The service's own timeout holds where this is
+    /// not set.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        self.with(|parts| parts.timeout = Some(timeout))
+    }
+
+    /// On whose behalf the call is made: a name, never a secret.
+    #[must_use]
+    pub fn with_principal(self, principal: impl Into<Arc<str>>) -> Self {
+        self.with(|parts| parts.principal = Some(principal.into()))
+    }
+
+    /// Which attempt of which call this is.
+    #[must_use]
+    pub fn with_call_id(self, call_id: impl Into<Arc<str>>) -> Self {
+        self.with(|parts| parts.call_id = Some(call_id.into()))
+    }
+
+    /// Which effect is meant. The same for every attempt.
+    #[must_use]
+    pub fn with_idempotency_key(self, key: impl Into<Arc<str>>) -> Self {
+        self.with(|parts| parts.idempotency_key = Some(key.into()))
+    }
+
+    /// The caller's position in a trace, as a W3C `traceparent`.
+    #[must_use]
+    pub fn with_traceparent(self, traceparent: impl Into<Arc<str>>) -> Self {
+        self.with(|parts| parts.traceparent = Some(traceparent.into()))
+    }
+
+    /// The tool's name.
+    #[must_use]
+    pub fn tool(&self) -> &str {
+        &self.parts.tool
+    }
+
+    /// The tool's arguments.
+    #[must_use]
+    pub fn arguments(&self) -> &Map<String, Value> {
+        &self.parts.arguments
+    }
+
+    /// When the caller stops waiting.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.parts.deadline
+    }
+
+    /// How long the tool may take.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.parts.timeout
+    }
+
+    /// On whose behalf the call is made.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.parts.principal.as_deref()
+    }
+
+    /// Which attempt of which call this is.
+    #[must_use]
+    pub fn call_id(&self) -> Option<&str> {
+        self.parts.call_id.as_deref()
+    }
+
+    /// Which effect is meant.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.parts.idempotency_key.as_deref()
+    }
+
+    /// The request as rmcp sends it.
+    pub(crate) fn params(&self) -> CallToolRequestParams {
+        let mut params = CallToolRequestParams::new(self.parts.tool.to_string());
+        if !self.parts.arguments.is_empty() {
+            params.arguments = Some(self.parts.arguments.clone());
+        }
+        let mut meta = RequestMetaObject::new();
+        for (key, value) in [
+            (IDEMPOTENCY_KEY_META, &self.parts.idempotency_key),
+            (PRINCIPAL_META, &self.parts.principal),
+            (TRACEPARENT_META, &self.parts.traceparent),
+        ] {
+            if let Some(value) = value {
+                meta.0.insert(key.to_owned(), Value::from(&**value));
+            }
+        }
+        params.meta = (!meta.0.is_empty()).then_some(meta);
+        params
+    }
+}
+
+/// Arguments may be private: they are counted, not shown.
+impl fmt::Debug for ToolCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToolCall")
+            .field("tool", &self.parts.tool)
+            .field("arguments", &self.parts.arguments.len())
+            .field("call_id", &self.parts.call_id)
+            .field("leases", &self.leases)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CarryLease for ToolCall {
+    fn put_lease(&mut self, lease: Lease) {
+        self.leases.put_lease(lease);
+    }
+
+    fn take_lease(&mut self, owner: &dyn LeaseOwner) -> Option<Lease> {
+        self.leases.take_lease(owner)
+    }
+}
+
+/// What the layers may know of a [`ToolCall`]. Its key is the principal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ToolFacts;
+
+impl Facts<ToolCall> for ToolFacts {
+    fn deadline(&self, call: &ToolCall) -> Option<Instant> {
+        call.deadline()
+    }
+
+    fn key<'r>(&self, call: &'r ToolCall) -> Option<&'r str> {
+        call.principal()
+    }
+
+    fn call_id<'r>(&self, call: &'r ToolCall) -> Option<&'r str> {
+        call.call_id()
+    }
+}
+
+/// Arguments that are not a JSON object.
+#[derive(Debug)]
+pub struct ArgumentsError {
+    tool: Arc<str>,
+    source: serde_json::Error,
+}
+
+impl fmt::Display for ArgumentsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the arguments for tool {:?} are not a JSON object",
+            self.tool
+        )
+    }
+}
+
+impl Error for ArgumentsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_clone_shares_its_parts() {
+        let call = ToolCall::new("search");
+        assert!(Arc::ptr_eq(&call.parts, &call.clone().parts));
+    }
+
+    #[test]
+    fn changing_a_clone_leaves_the_first_alone() {
+        let call = ToolCall::new("search");
+        let keyed = call.clone().with_idempotency_key("k");
+        assert_eq!(
+            (call.idempotency_key(), keyed.idempotency_key()),
+            (None, Some("k"))
+        );
+    }
+
+    #[test]
+    fn debug_does_not_show_arguments() {
+        let call = ToolCall::new("login").try_arguments(&json!({ "password": "hunter2" }));
+        assert!(!format!("{:?}", call.unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn arguments_must_be_an_object() {
+        let error = ToolCall::new("search").try_arguments(&[1, 2]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the arguments for tool \"search\" are not a JSON object"
+        );
+        assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn what_is_not_set_is_not_sent() {
+        let params = serde_json::to_value(ToolCall::new("search").params()).unwrap();
+        assert_eq!(params, json!({ "name": "search" }));
+        let keyed = ToolCall::new("search").with_idempotency_key("k").params();
+        assert_eq!(
+            serde_json::to_value(keyed).unwrap()["_meta"],
+            json!({ "toolweir/idempotency-key": "k" })
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! Why there is no connection.
+
+use std::{error::Error, fmt, time::Duration};
+
+use toolweir_core::BoxError;
+
+use crate::hostile::Quoted;
+
+/// How far a connection came before it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Connecting {
+    /// The program could not be started, or the transport not be made.
+    Start,
+    /// The server did not complete the handshake.
+    Handshake,
+    /// The time for connecting was over.
+    TimedOut,
+}
+
+/// A connection to a server could not be made.
+#[derive(Debug)]
+pub struct ConnectError {
+    pub(crate) connecting: Connecting,
+    pub(crate) server: Box<str>,
+    pub(crate) program: Option<Box<str>>,
+    pub(crate) within: Duration,
+    /// How its process ended, if it did.
+    pub(crate) ended: Option<String>,
+    /// The last of what it said on stderr.
+    pub(crate) last_words: Option<String>,
+    pub(crate) source: Option<BoxError>,
+}
+
+impl ConnectError {
+    /// How far the connection came.
+    #[must_use]
+    pub const fn connecting(&self) -> Connecting {
+        self.connecting
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MCP server {:?}", self.server)?;
+        if let Some(program) = &self.program {
+            write!(f, " (program {program:?})")?;
+        }
+        match (self.connecting, &self.ended) {
+            (Connecting::Start, _) => f.write_str(" could not be started")?,
+            (_, Some(ended)) => write!(f, " ended before it was ready: {ended}")?,
+            (Connecting::Handshake, None) => f.write_str(" did not complete the handshake")?,
+            (Connecting::TimedOut, None) => write!(f, " was not ready within {:?}", self.within)?,
+        }
+        if let Some(source) = &self.source {
+            write!(f, ": {}", Plain(&source.to_string()))?;
+        }
+        if let Some(words) = &self.last_words {
+            write!(f, "; its last words: {}", Quoted(words))?;
+        }
+        Ok(())
+    }
+}
+
+/// A library's message, without what a server may have slipped into it.
+struct Plain<'a>(&'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars().filter(|c| !c.is_control()).take(300) {
+            fmt::Write::write_char(f, c)?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
+    }
+}

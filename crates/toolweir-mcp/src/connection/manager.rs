@@ -1,0 +1,325 @@
+//! The connection's state: who connects, who waits, and what is left when it is lost.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
+
+use super::{Connector, Link, backoff::Backoff, error::ConnectError};
+use crate::ToolHints;
+
+/// A lost connection's process has ended already, or is of no more use.
+const LOST_GRACE: Duration = Duration::from_secs(2);
+
+/// Why there is no connection to be had.
+#[derive(Debug, Clone)]
+pub(crate) enum NoLink {
+    /// It could not be made; when it is tried again, if that is put off.
+    Failed(Arc<ConnectError>, Option<Duration>),
+    /// The attempt ended without a word: its task panicked or was aborted.
+    Vanished,
+    /// It was shut down for good.
+    ShutDown,
+}
+
+/// What those who wait for a connection are told.
+type Told = Option<Result<Arc<Link>, NoLink>>;
+
+/// Owns the connection. The last clone of a service or a handle drops it, and with it the server.
+pub(crate) struct Manager {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: Arc<str>,
+    connector: Connector,
+    connect_timeout: Duration,
+    /// What configuration says of tools.
+    hints: HashMap<String, ToolHints>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    backoff: Backoff,
+    last_error: Option<Arc<ConnectError>>,
+    /// How many connections were made.
+    made: u64,
+    /// What the last server said of its tools. It outlives the connection, because whether a call
+    /// may be repeated is asked when the connection is lost.
+    said: HashMap<String, ToolHints>,
+}
+
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Connecting {
+        told: watch::Receiver<Told>,
+        task: AbortHandle,
+    },
+    Connected(Arc<Link>),
+    ShutDown,
+}
+
+/// The connection as it stands.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) link: Option<Arc<Link>>,
+    pub(crate) connecting: bool,
+    pub(crate) shut_down: bool,
+    pub(crate) made: u64,
+    pub(crate) last_error: Option<Arc<ConnectError>>,
+    pub(crate) wait: Option<Duration>,
+}
+
+impl Manager {
+    pub(crate) fn new(
+        name: Arc<str>,
+        connector: Connector,
+        connect_timeout: Duration,
+        hints: HashMap<String, ToolHints>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                name,
+                connector,
+                connect_timeout,
+                hints,
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.shared.name
+    }
+
+    /// The connection, if there is a live one.
+    pub(crate) fn live(&self) -> Option<Arc<Link>> {
+        match &self.shared.lock().phase {
+            Phase::Connected(link) if !link.is_closed() => Some(link.clone()),
+            _ => None,
+        }
+    }
+
+    /// The connection, made if need be. One attempt serves all who wait, and who stops waiting
+    /// leaves it to the others.
+    pub(crate) async fn link(&self) -> Result<Arc<Link>, NoLink> {
+        let mut told = match self.shared.join() {
+            Ok(told) => told,
+            Err(settled) => return settled,
+        };
+        // A sender that is gone without a word took its task with it.
+        match told.wait_for(Option::is_some).await {
+            Ok(told) => told.clone().unwrap_or(Err(NoLink::Vanished)),
+            Err(_) => Err(NoLink::Vanished),
+        }
+    }
+
+    /// What is known of a tool: configuration goes before what the server says.
+    pub(crate) fn hints(&self, tool: &str) -> ToolHints {
+        if let Some(hints) = self.shared.hints.get(tool) {
+            return *hints;
+        }
+        self.shared
+            .lock()
+            .said
+            .get(tool)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = self.shared.lock();
+        let link = match &state.phase {
+            Phase::Connected(link) if !link.is_closed() => Some(link.clone()),
+            _ => None,
+        };
+        Snapshot {
+            link,
+            connecting: matches!(state.phase, Phase::Connecting { .. }),
+            shut_down: matches!(state.phase, Phase::ShutDown),
+            made: state.made,
+            last_error: state.last_error.clone(),
+            wait: state.backoff.wait(Instant::now()),
+        }
+    }
+
+    /// Ends the connection, if there is one. The next call makes another.
+    pub(crate) async fn restart(&self, grace: Duration) {
+        let old = {
+            let mut state = self.shared.lock();
+            if matches!(state.phase, Phase::ShutDown) {
+                return;
+            }
+            state.backoff = Backoff::default();
+            std::mem::take(&mut state.phase)
+        };
+        old.end(grace).await;
+    }
+
+    /// Ends the connection, for good.
+    pub(crate) async fn shut_down(&self, grace: Duration) {
+        let old = std::mem::replace(&mut self.shared.lock().phase, Phase::ShutDown);
+        old.end(grace).await;
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let old = std::mem::replace(&mut self.shared.lock().phase, Phase::ShutDown);
+        if let Phase::Connecting { task, .. } = &old {
+            task.abort();
+        }
+        // A link is closed by its own drop, once no call holds it.
+    }
+}
+
+impl Phase {
+    async fn end(self, grace: Duration) {
+        match self {
+            Self::Connecting { task, .. } => task.abort(),
+            Self::Connected(link) => link.close(grace).await,
+            Self::Idle | Self::ShutDown => {}
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The attempt to wait for, started if there is none; or `Err` with what is known already.
+    fn join(self: &Arc<Self>) -> Result<watch::Receiver<Told>, Result<Arc<Link>, NoLink>> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        match &state.phase {
+            Phase::Connected(link) if !link.is_closed() => return Err(Ok(link.clone())),
+            Phase::Connecting { told, .. } => return Ok(told.clone()),
+            Phase::ShutDown => return Err(Err(NoLink::ShutDown)),
+            Phase::Connected(_) => evict(&self.name, &mut state, now),
+            Phase::Idle => {}
+        }
+        if let (Some(wait), Some(error)) = (state.backoff.wait(now), &state.last_error) {
+            return Err(Err(NoLink::Failed(error.clone(), Some(wait))));
+        }
+        let (tell, told) = watch::channel(None);
+        let attempt = Attempt {
+            shared: self.clone(),
+            tell,
+        };
+        let task = tokio::spawn(attempt.run()).abort_handle();
+        state.phase = Phase::Connecting {
+            told: told.clone(),
+            task,
+        };
+        Ok(told)
+    }
+}
+
+/// Lets a lost connection go. Its remains are reaped in the background.
+fn evict(name: &str, state: &mut State, now: Instant) {
+    let Phase::Connected(lost) = std::mem::take(&mut state.phase) else {
+        return;
+    };
+    let lived = now.saturating_duration_since(lost.since);
+    tracing::warn!(
+        server = name,
+        ?lived,
+        "the connection to the MCP server was lost"
+    );
+    state.backoff.lost(now, lived, fastrand::f64());
+    tokio::spawn(async move { lost.close(LOST_GRACE).await });
+}
+
+/// One attempt to connect. However it ends, those who wait are told and the phase moves on.
+struct Attempt {
+    shared: Arc<Shared>,
+    tell: watch::Sender<Told>,
+}
+
+impl Attempt {
+    async fn run(self) {
+        let Shared {
+            name,
+            connector,
+            connect_timeout,
+            ..
+        } = &*self.shared;
+        match connector.connect(name, *connect_timeout).await {
+            Ok((client, process)) => {
+                let generation = self.shared.lock().made + 1;
+                let mut link = Link::new(client, process, generation);
+                // A server that lists slowly is a slow start; one that never does is still there.
+                let _ = tokio::time::timeout(*connect_timeout, link.read_hints()).await;
+                self.succeeded(Arc::new(link));
+            }
+            Err(error) => self.failed(Arc::new(error)),
+        }
+    }
+
+    fn succeeded(&self, link: Arc<Link>) {
+        let mut state = self.shared.lock();
+        if !self.is_current(&state) {
+            return;
+        }
+        state.made = link.generation;
+        state.last_error = None;
+        state.said.clone_from(&link.hints);
+        state.phase = Phase::Connected(link.clone());
+        drop(state);
+        tracing::info!(server = %self.shared.name, "connected to the MCP server");
+        self.tell.send_replace(Some(Ok(link)));
+    }
+
+    fn failed(&self, error: Arc<ConnectError>) {
+        let mut state = self.shared.lock();
+        if !self.is_current(&state) {
+            return;
+        }
+        let now = Instant::now();
+        state.backoff.failed(now, fastrand::f64());
+        let wait = state.backoff.wait(now);
+        state.last_error = Some(error.clone());
+        state.phase = Phase::Idle;
+        drop(state);
+        tracing::warn!(server = %self.shared.name, %error, "no connection to the MCP server");
+        self.tell
+            .send_replace(Some(Err(NoLink::Failed(error, wait))));
+    }
+
+    /// Whether the manager still waits for this attempt, and not for a later one or none.
+    fn is_current(&self, state: &State) -> bool {
+        match &state.phase {
+            Phase::Connecting { told, .. } => told.same_channel(&self.tell.subscribe()),
+            _ => false,
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if self.is_current(&state) {
+            // It neither succeeded nor failed: a panic, or a runtime that ends.
+            state.backoff.failed(Instant::now(), fastrand::f64());
+            state.phase = Phase::Idle;
+        }
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager")
+            .field("name", &self.shared.name)
+            .field("connector", &self.shared.connector)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! A server's process: its pipes, its stderr, and its end.
+
+use std::{
+    collections::VecDeque,
+    io,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
+    process::{ChildStdin, ChildStdout, Command},
+    task::AbortHandle,
+    time::timeout,
+};
+
+use crate::StdioServer;
+
+/// A line of stderr is cut here.
+const LONGEST_LINE: u64 = 4 * 1024;
+/// How many lines are kept for an error message.
+const KEPT_LINES: usize = 5;
+/// What a killed process may take to be reaped. Only a kernel in trouble takes longer.
+const REAPED_WITHIN: Duration = Duration::from_secs(5);
+/// POSIX gives it this number everywhere.
+const SIGTERM: i32 = 15;
+
+/// A server's process, and all it has started: dropping it kills them.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Box<dyn ChildWrapper>,
+    id: Option<u32>,
+    stderr: AbortHandle,
+    last_lines: LastLines,
+    /// Until it is waited for, a process keeps its number, ended or not. After that its group must
+    /// not be signalled again: the number may be another's.
+    reaped: bool,
+}
+
+/// The last lines that a server wrote to stderr.
+#[derive(Debug, Clone, Default)]
+struct LastLines(Arc<Mutex<VecDeque<String>>>);
+
+impl LastLines {
+    fn push(&self, line: String) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == KEPT_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    fn joined(&self) -> Option<String> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (!lines.is_empty()).then(|| Vec::from_iter(lines.iter().map(String::as_str)).join("\n"))
+    }
+}
+
+impl Process {
+    /// Starts the program, in a process group of its own.
+    pub(crate) fn start(
+        server: &str,
+        program: &StdioServer,
+    ) -> io::Result<(Self, ChildStdout, ChildStdin)> {
+        let mut command = Command::new(&program.program);
+        command
+            .args(&program.args)
+            .envs(program.env.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(directory) = &program.current_dir {
+            command.current_dir(directory);
+        }
+        let mut command = CommandWrap::from(command);
+        command.wrap(ProcessGroup::leader());
+        let mut child = command.spawn()?;
+        let missing = || io::Error::other("the program has no pipes");
+        let stdin = child.stdin().take().ok_or_else(missing)?;
+        let stdout = child.stdout().take().ok_or_else(missing)?;
+        let stderr = child.stderr().take().ok_or_else(missing)?;
+        let last_lines = LastLines::default();
+        let reading = read_stderr(server.to_owned(), stderr, last_lines.clone());
+        let process = Self {
+            id: child.id(),
+            child,
+            stderr: tokio::spawn(reading).abort_handle(),
+            last_lines,
+            reaped: false,
+        };
+        Ok((process, stdout, stdin))
+    }
+
+    pub(crate) const fn id(&self) -> Option<u32> {
+        self.id
+    }
+
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.last_lines.joined()
+    }
+
+    /// How it ended, if it does within `patience`. What it has left behind is killed.
+    pub(crate) async fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let status = timeout(patience, self.child.wait()).await.ok()?.ok()?;
+        if !self.reaped {
+            self.reaped = true;
+            // No group left is no error.
+            let _ = self.child.start_kill();
+        }
+        Some(status)
+    }
+
+    /// Waits for a process whose input has ended; then asks it to end; then kills it.
+    pub(crate) async fn stop(mut self, grace: Duration) {
+        let share = grace / 2;
+        if self.ended(share).await.is_some() {
+            return;
+        }
+        // It may have ended just now: then there is nobody to signal.
+        let _ = self.child.signal(SIGTERM);
+        if self.ended(share).await.is_some() {
+            return;
+        }
+        let _ = self.child.start_kill();
+        let _ = self.ended(REAPED_WITHIN).await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stderr.abort();
+        if !self.reaped {
+            // The runtime reaps it later.
+            let _ = self.child.start_kill();
+        }
+    }
+}
+
+/// Hands a server's stderr to the log, line by line and bounded.
+async fn read_stderr(server: String, stderr: impl AsyncRead + Unpin, last_lines: LastLines) {
+    let mut stderr = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut stderr)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)
+            .await;
+        if !matches!(read, Ok(1..)) {
+            return;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        if text.is_empty() {
+            continue;
+        }
+        tracing::debug!(target: "toolweir_mcp::stderr", server, "{}", text.escape_debug());
+        last_lines.push(text.to_owned());
+    }
+}

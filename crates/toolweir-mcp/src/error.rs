@@ -1,0 +1,192 @@
+//! Why a tool call has no answer.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use rmcp::model::ErrorData;
+use toolweir_core::{AsRejection, Delivery, Observation, Outcome, Rejection};
+
+use crate::{classify, connection::ConnectError, hostile::Quoted};
+
+/// A tool call without an answer.
+///
+/// An answer in which the tool reports an error is a [`ToolResponse`](crate::ToolResponse).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ToolError {
+    /// A layer refused the call. Nothing was sent.
+    Refused(Rejection),
+    /// There is no connection to the server. Nothing was sent.
+    Unavailable {
+        /// The server's name.
+        server: Arc<str>,
+        /// When a connection is tried again, if that is put off.
+        retry_after: Option<Duration>,
+        /// Why there is none; `None` where the attempt ended without a word.
+        source: Option<Arc<ConnectError>>,
+    },
+    /// The connection was lost while the call was under way.
+    ConnectionLost {
+        /// The server's name.
+        server: Arc<str>,
+        /// The tool's name.
+        tool: Arc<str>,
+    },
+    /// The call's time was over.
+    TimedOut {
+        /// The tool's name.
+        tool: Arc<str>,
+        /// How long it was waited for.
+        after: Duration,
+        /// Whether the request had been sent by then.
+        delivery: Delivery,
+    },
+    /// The server answered with an error of the protocol.
+    Protocol {
+        /// The tool's name.
+        tool: Arc<str>,
+        /// What it said.
+        error: Arc<ErrorData>,
+    },
+    /// The server asks for further input before it goes on, which an unattended worker has not.
+    InputRequired {
+        /// The tool's name.
+        tool: Arc<str>,
+    },
+    /// The server made a task of the call and has no answer yet.
+    TaskReply {
+        /// The tool's name.
+        tool: Arc<str>,
+    },
+    /// The transport failed, or the answer is none of the protocol's.
+    Transport {
+        /// The server's name.
+        server: Arc<str>,
+        /// What went wrong.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+}
+
+impl ToolError {
+    /// A stable word for the kind of error.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Unavailable { .. } => "unavailable",
+            Self::ConnectionLost { .. } => "connection-lost",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Protocol { .. } => "protocol",
+            Self::InputRequired { .. } => "input-required",
+            Self::TaskReply { .. } => "task-reply",
+            Self::Transport { .. } => "transport",
+        }
+    }
+
+    /// What the error says about the server, and whether the call was executed.
+    #[must_use]
+    pub fn observation(&self) -> Observation {
+        let failure = |delivery| Observation::new(Outcome::Failure, delivery);
+        match self {
+            Self::Refused(_) => Observation::new(Outcome::Ignored, Delivery::NotSent),
+            Self::Unavailable { .. } => failure(Delivery::NotSent),
+            Self::ConnectionLost { .. } | Self::Transport { .. } => failure(Delivery::Ambiguous),
+            Self::TimedOut { delivery, .. } => failure(*delivery),
+            Self::Protocol { error, .. } => classify::of_rpc_error(error),
+            Self::InputRequired { .. } | Self::TaskReply { .. } => {
+                Observation::new(Outcome::Ignored, Delivery::Executed)
+            }
+        }
+    }
+
+    /// When a new call may succeed, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(rejection) => rejection.retry_after(),
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => match self.observation().outcome {
+                Outcome::Throttled { retry_after } => retry_after,
+                _ => None,
+            },
+        }
+    }
+}
+
+impl From<Rejection> for ToolError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection)
+    }
+}
+
+impl AsRejection for ToolError {
+    fn as_rejection(&self) -> Option<&Rejection> {
+        match self {
+            Self::Refused(rejection) => Some(rejection),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ToolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(rejection) => write!(f, "{rejection}"),
+            Self::Unavailable {
+                server,
+                retry_after,
+                source,
+            } => {
+                match source {
+                    Some(error) => write!(f, "{error}")?,
+                    None => write!(
+                        f,
+                        "the attempt to connect to MCP server {server:?} broke off"
+                    )?,
+                }
+                match retry_after {
+                    Some(wait) => write!(f, "; it is tried again in {wait:.1?}"),
+                    None => Ok(()),
+                }
+            }
+            Self::ConnectionLost { server, tool } => write!(
+                f,
+                "the connection to MCP server {server:?} was lost while tool {tool:?} was called"
+            ),
+            Self::TimedOut { tool, after, .. } => {
+                write!(f, "tool {tool:?} did not answer within {after:.1?}")
+            }
+            Self::Protocol { tool, error } => write!(
+                f,
+                "the server answered tool {tool:?} with error {}: {}",
+                error.code.0,
+                Quoted(&error.message)
+            ),
+            Self::InputRequired { tool } => write!(
+                f,
+                "tool {tool:?} asks for further input, which a worker cannot give"
+            ),
+            Self::TaskReply { tool } => write!(
+                f,
+                "tool {tool:?} was made a task by the server, which is not supported"
+            ),
+            Self::Transport { server, source } => write!(
+                f,
+                "the exchange with MCP server {server:?} failed: {}",
+                Quoted(&source.to_string())
+            ),
+        }
+    }
+}
+
+impl Error for ToolError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Refused(rejection) => Some(rejection),
+            Self::Unavailable { source, .. } => source
+                .as_deref()
+                .map(|source| source as &(dyn Error + 'static)),
+            Self::Transport { source, .. } => Some(source.as_ref()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The response: a tool's answer, and what it says about the server.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use rmcp::model::CallToolResult;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use toolweir_core::{Observation, Outcome};
+
+use crate::classify::{self, TextRules};
+
+/// A tool's answer.
+#[derive(Debug, Clone)]
+pub struct ToolResponse {
+    tool: Arc<str>,
+    result: CallToolResult,
+    text: String,
+    observation: Observation,
+}
+
+impl ToolResponse {
+    pub(crate) fn new(tool: Arc<str>, result: CallToolResult, rules: &TextRules) -> Self {
+        let texts: Vec<&str> = result
+            .content
+            .iter()
+            .filter_map(|content| content.as_text().map(|text| text.text.as_str()))
+            .collect();
+        let text = texts.join("\n");
+        let observation = classify::of_result(&result, &text, rules);
+        Self {
+            tool,
+            result,
+            text,
+            observation,
+        }
+    }
+
+    /// Whether the tool reports an error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.result.is_error.unwrap_or(false)
+    }
+
+    /// The structured content.
+    #[must_use]
+    pub const fn structured(&self) -> Option<&Value> {
+        self.result.structured_content.as_ref()
+    }
+
+    /// The texts of the content, joined by line ends.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The answer as rmcp gave it.
+    #[must_use]
+    pub const fn result(&self) -> &CallToolResult {
+        &self.result
+    }
+
+    /// What the answer says about the server.
+    #[must_use]
+    pub const fn observation(&self) -> Observation {
+        self.observation
+    }
+
+    /// When the server, if it throttles, will take calls again.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self.observation.outcome {
+            Outcome::Throttled { retry_after } => retry_after,
+            _ => None,
+        }
+    }
+
+    /// Reads the answer as a `T`: from the structured content, or else from a text that is JSON.
+    ///
+    /// # Errors
+    ///
+    /// Names the path at which the answer differs.
+    pub fn into<T: DeserializeOwned>(self) -> Result<T, DecodeError> {
+        let read = match self.result.structured_content {
+            Some(value) => serde_path_to_error::deserialize(value),
+            None => {
+                let mut text = serde_json::Deserializer::from_str(&self.text);
+                serde_path_to_error::deserialize(&mut text)
+            }
+        };
+        read.map_err(|source| DecodeError {
+            tool: self.tool,
+            source,
+        })
+    }
+}
+
+/// A tool's answer is not of the type that was asked for.
+#[derive(Debug)]
+pub struct DecodeError {
+    tool: Arc<str>,
+    source: serde_path_to_error::Error<serde_json::Error>,
+}
+
+impl DecodeError {
+    /// Where the answer differs, such as `tracks[2].title`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        self.source.path().to_string()
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the answer of tool {:?} is not what was asked for, at `{}`",
+            self.tool,
+            self.source.path()
+        )
+    }
+}
+
+impl Error for DecodeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn response(result: Value) -> ToolResponse {
+        let result = serde_json::from_value(result).unwrap();
+        ToolResponse::new("list".into(), result, &TextRules::none())
+    }
+
+    #[test]
+    fn structured_content_goes_before_text() {
+        let response = response(json!({
+            "content": [{ "type": "text", "text": "not json" }],
+            "structuredContent": [1, 2],
+        }));
+        assert_eq!(response.into::<Vec<u8>>().unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_text_that_is_json_is_read() {
+        let response = response(json!({ "content": [{ "type": "text", "text": "[3]" }] }));
+        assert_eq!(response.into::<Vec<u8>>().unwrap(), [3]);
+    }
+
+    #[test]
+    fn a_difference_is_named_by_its_path() {
+        let response = response(json!({ "content": [], "structuredContent": [1, "two"] }));
+        let error = response.into::<Vec<u8>>().unwrap_err();
+        assert_eq!(error.path(), "[1]");
+        assert!(error.source().is_some());
+    }
+}
