@@ -198,30 +198,30 @@ impl<S, Req> Wait<S, Req> {
         if this.permit.is_none()
             && let Poll::Ready(permit) = this.place.poll(cx)
         {
-            // Nobody waits for the answer to a call that is made now.
-            if this.limit.is_past_deadline(Instant::now()) {
-                drop(permit);
-                return Poll::Ready(Err(self.refusal().into()));
-            }
             *this.permit = Some(permit);
         }
-        if this.permit.is_some() && this.inner.poll_ready(cx)?.is_ready() {
-            let permit = this.permit.take().expect("it has just been seen");
-            let request = this.request.take().expect("a call is made once");
-            return Poll::Ready(Ok((this.inner.call(request), permit)));
+        if this.permit.is_some() {
+            // Nobody waits for the answer to a call that is made after its deadline.
+            if this.limit.is_past_deadline(Instant::now()) {
+                return Poll::Ready(Err(self.refuse(Reason::DeadlineTooShort).into()));
+            }
+            if this.inner.poll_ready(cx)?.is_ready() {
+                let permit = this.permit.take().expect("it has just been seen");
+                let request = this.request.take().expect("a call is made once");
+                return Poll::Ready(Ok((this.inner.call(request), permit)));
+            }
         }
         ready!(this.alarm.poll(cx));
-        Poll::Ready(Err(self.refusal().into()))
+        let mut rejection = self.refuse(self.limit.reason());
+        if self.permit.is_some() {
+            rejection = rejection.with_detail("its turn came, but the inner service was not ready");
+        }
+        Poll::Ready(Err(rejection.into()))
     }
 
-    fn refusal(&self) -> Rejection {
+    fn refuse(&self, reason: Reason) -> Rejection {
         let figures = self.place.shared().reject();
-        let rejection = refusal(self.name.as_ref(), self.limit.reason(), &figures);
-        if self.permit.is_some() {
-            return rejection
-                .with_detail("there was a permit, but the inner service was not ready");
-        }
-        rejection
+        refusal(self.name.as_ref(), reason, &figures)
     }
 }
 

@@ -1,7 +1,5 @@
 //! The contract of all layers.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
 use toolweir_semaphore::{SemaphoreConfig, SemaphoreLayer};
 
 #[tokio::test(start_paused = true)]
