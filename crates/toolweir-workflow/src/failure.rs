@@ -20,6 +20,8 @@ pub enum FailureKind {
     ServerUnavailable,
     /// The server or the connection failed, and the call may be repeated.
     Failed,
+    /// The server executed the call and failed, and the tool may not be called twice. Not repeated.
+    FailedForGood,
     /// The call was sent, its answer was lost, and the tool may not be called twice. Not repeated.
     OutcomeUnknown,
     /// The worker has no server of that name. Not repeated.
@@ -29,12 +31,13 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Refused,
         Self::Throttled,
         Self::Unauthorized,
         Self::ServerUnavailable,
         Self::Failed,
+        Self::FailedForGood,
         Self::OutcomeUnknown,
         Self::UnknownServer,
         Self::InvalidCall,
@@ -49,6 +52,7 @@ impl FailureKind {
             Self::Unauthorized => "ToolCallUnauthorized",
             Self::ServerUnavailable => "McpServerUnavailable",
             Self::Failed => "ToolCallFailed",
+            Self::FailedForGood => "ToolCallFailedForGood",
             Self::OutcomeUnknown => "OutcomeUnknown",
             Self::UnknownServer => "UnknownMcpServer",
             Self::InvalidCall => "InvalidToolCall",
@@ -72,7 +76,7 @@ impl FailureKind {
     pub const fn is_final(self) -> bool {
         matches!(
             self,
-            Self::OutcomeUnknown | Self::UnknownServer | Self::InvalidCall
+            Self::FailedForGood | Self::OutcomeUnknown | Self::UnknownServer | Self::InvalidCall
         )
     }
 }

@@ -1,0 +1,100 @@
+//! The activities, over a registry of servers.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use temporalio_macros::activities;
+use temporalio_sdk::activities::{ActivityContext, ActivityError};
+use toolweir_mcp::{Entry, ServerRegistry};
+use toolweir_workflow::{
+    CallTool, CallToolInput, CallToolOutput, Preflight, PreflightInput, PreflightReport,
+};
+use tower::ServiceExt as _;
+
+use crate::{call, failure, heartbeat, preflight};
+
+/// The activities `toolweir.call_tool` and `toolweir.preflight`.
+///
+/// Register them with a worker once: the SDK lets a second registration of the same names replace
+/// the first without a word.
+#[derive(Clone)]
+pub struct ToolActivities {
+    registry: Arc<ServerRegistry>,
+}
+
+impl ToolActivities {
+    /// Activities over the servers of `registry`. Keep a clone of it, to warm the servers up before
+    /// the worker polls and to shut them down after.
+    #[must_use]
+    pub fn new(registry: Arc<ServerRegistry>) -> Self {
+        Self { registry }
+    }
+
+    fn entry(&self, server: &str, tool: &str) -> Result<&Entry, ActivityError> {
+        self.registry
+            .get(server)
+            .map_err(|unknown| ActivityError::application(failure::unknown_server(tool, unknown)))
+    }
+}
+
+impl fmt::Debug for ToolActivities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToolActivities").finish_non_exhaustive()
+    }
+}
+
+/// Runs `work` with heartbeats, and drops it when the activity is cancelled.
+async fn beating<F: Future>(
+    context: &ActivityContext,
+    work: F,
+) -> Result<F::Output, ActivityError> {
+    let period = heartbeat::period(context.info().heartbeat_timeout);
+    let beat = || async {
+        // Only an unserialisable payload can fail, and there is none.
+        let _ = context.record_heartbeat(()).await;
+    };
+    heartbeat::beating(period, beat, context.cancelled(), work)
+        .await
+        .ok_or_else(ActivityError::cancelled)
+}
+
+#[activities]
+impl ToolActivities {
+    /// Calls a tool of a server.
+    ///
+    /// # Errors
+    ///
+    /// See the crate's table of failures.
+    #[activity(definition = CallTool)]
+    pub async fn call_tool(
+        self: Arc<Self>,
+        context: ActivityContext,
+        input: CallToolInput,
+    ) -> Result<CallToolOutput, ActivityError> {
+        let facts = call::Facts::of(context.info());
+        let entry = self.entry(&input.server, &input.tool)?;
+        let call = call::tool_call(&facts, &input);
+        let result = beating(&context, entry.service().oneshot(call)).await?;
+        let target = failure::Target {
+            server: &input.server,
+            tool: &input.tool,
+            hints: entry.hints(&input.tool),
+            left: facts.left(input.schedule_to_close_ms.map(Duration::from_millis)),
+        };
+        failure::map(result, &target).map_err(ActivityError::Application)
+    }
+
+    /// Asks a server's layers whether a call would go through now.
+    ///
+    /// # Errors
+    ///
+    /// There is no server of that name. A server that is not ready is no error.
+    #[activity(definition = Preflight)]
+    pub async fn preflight(
+        self: Arc<Self>,
+        context: ActivityContext,
+        input: PreflightInput,
+    ) -> Result<PreflightReport, ActivityError> {
+        let entry = self.entry(&input.server, "preflight")?;
+        beating(&context, preflight::report(entry)).await
+    }
+}

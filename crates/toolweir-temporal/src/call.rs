@@ -1,0 +1,118 @@
+//! The tool call that an activity makes.
+
+use std::time::{Duration, SystemTime};
+
+use temporalio_sdk::activities::ActivityInfo;
+use tokio::time::Instant;
+use toolweir_core::time::saturating_add;
+use toolweir_mcp::ToolCall;
+use toolweir_workflow::CallToolInput;
+
+/// Time kept back from the activity's deadline, to report what became of the call.
+const TO_REPORT: Duration = Duration::from_secs(1);
+
+/// What a call takes from the activity's own facts.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// The call's identity without the attempt: which effect is meant.
+    call: String,
+    attempt: u32,
+    /// How long this attempt may take from now.
+    time: Option<Duration>,
+    /// How long ago the activity was scheduled.
+    age: Option<Duration>,
+}
+
+impl Facts {
+    /// The facts as of now. The wall clock is read here and nowhere else.
+    pub(crate) fn of(info: &ActivityInfo) -> Self {
+        let now = SystemTime::now();
+        let (workflow, run) = match (&info.workflow_id, &info.workflow_run_id) {
+            (Some(workflow), Some(run)) => (workflow.as_str(), run.as_str()),
+            // A standalone activity has neither.
+            _ => ("", info.activity_run_id.as_deref().unwrap_or_default()),
+        };
+        Self {
+            call: identity(&info.namespace, workflow, run, &info.activity_id),
+            attempt: info.attempt,
+            time: info
+                .deadline
+                .map(|deadline| deadline.duration_since(now).unwrap_or_default()),
+            age: info
+                .scheduled_time
+                .map(|scheduled| now.duration_since(scheduled).unwrap_or_default()),
+        }
+    }
+
+    /// What is left of a schedule-to-close time.
+    pub(crate) fn left(&self, schedule_to_close: Option<Duration>) -> Option<Duration> {
+        Some(schedule_to_close?.saturating_sub(self.age?))
+    }
+}
+
+/// Namespaces, run ids and activity ids have no colon, so that no two calls share an identity
+/// whatever the workflow's id is.
+fn identity(namespace: &str, workflow: &str, run: &str, activity: &str) -> String {
+    format!("{namespace}:{workflow}:{run}:{activity}")
+}
+
+/// The call with its deadline, its identity and its idempotency key.
+pub(crate) fn tool_call(facts: &Facts, input: &CallToolInput) -> ToolCall {
+    let key = input.idempotency_key.as_deref().unwrap_or(&facts.call);
+    let mut call = ToolCall::new(input.tool.as_str())
+        .with_arguments(input.arguments.clone())
+        .with_call_id(format!("{}:{}", facts.call, facts.attempt))
+        .with_idempotency_key(key);
+    if let Some(principal) = &input.principal {
+        call = call.with_principal(principal.as_str());
+    }
+    if let Some(time) = facts.time {
+        let time = time.saturating_sub(TO_REPORT.min(time / 10));
+        call = call.with_deadline(saturating_add(Instant::now(), time));
+    }
+    call
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            call: identity("default", "sync:anna", "4f1c", "5"),
+            attempt: 3,
+            time: Some(Duration::from_secs(60)),
+            age: Some(Duration::from_secs(40)),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_key_is_the_callers_or_the_identity_without_the_attempt() {
+        let mut input = CallToolInput::new("music", "add");
+        let call = tool_call(&facts(), &input);
+        assert_eq!(call.idempotency_key(), Some("default:sync:anna:4f1c:5"));
+        assert_eq!(call.call_id(), Some("default:sync:anna:4f1c:5:3"));
+        input.idempotency_key = Some("anna/joga".into());
+        assert_eq!(
+            tool_call(&facts(), &input).idempotency_key(),
+            Some("anna/joga")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_leaves_time_to_report() {
+        let call = tool_call(&facts(), &CallToolInput::new("music", "add"));
+        assert_eq!(
+            call.deadline(),
+            Some(Instant::now() + Duration::from_secs(59))
+        );
+    }
+
+    #[test]
+    fn what_is_left_never_goes_below_nothing() {
+        let left = |seconds| facts().left(Some(Duration::from_secs(seconds)));
+        assert_eq!(left(600), Some(Duration::from_secs(560)));
+        assert_eq!(left(10), Some(Duration::ZERO));
+        assert_eq!(facts().left(None), None);
+    }
+}

@@ -1,0 +1,276 @@
+//! What reaches Temporal: a tool call's result as the activity's.
+
+use std::time::Duration;
+
+use temporalio_common::error::{ApplicationErrorCategory, ApplicationFailure};
+use toolweir_core::{
+    AsRejection as _, BoxError, Delivery, Observation, Outcome, Rejection, time::millis_ceil,
+};
+use toolweir_mcp::{ToolError, ToolHints, ToolResponse, UnknownServer, may_repeat};
+use toolweir_workflow::{CallToolOutput, FailureDetails, FailureKind};
+
+/// The call that a failure is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) server: &'a str,
+    pub(crate) tool: &'a str,
+    /// What is known of the tool's effects.
+    pub(crate) hints: ToolHints,
+    /// What is left of the schedule-to-close time, if that is known.
+    pub(crate) left: Option<Duration>,
+}
+
+/// What a failure says, before it becomes Temporal's.
+#[derive(Debug)]
+struct Verdict {
+    kind: FailureKind,
+    retry_after: Option<Duration>,
+    /// Only a person can mend it.
+    terminal: bool,
+}
+
+impl Verdict {
+    const fn new(kind: FailureKind, retry_after: Option<Duration>) -> Self {
+        Self {
+            kind,
+            retry_after,
+            terminal: false,
+        }
+    }
+}
+
+/// A tool's answer as the activity's output, or what went wrong as its failure.
+pub(crate) fn map(
+    result: Result<ToolResponse, ToolError>,
+    target: &Target<'_>,
+) -> Result<CallToolOutput, Box<ApplicationFailure>> {
+    match result {
+        Ok(response) => match of_observation(response.observation(), target) {
+            None => Ok(output(&response)),
+            Some(verdict) => {
+                let text = format!("tool {:?} answered: {}", target.tool, response.text());
+                let observation = response.observation();
+                let failure = failure(text.into(), &verdict, observation, None, target);
+                Err(Box::new(failure))
+            }
+        },
+        Err(error) => {
+            let rejection = error.as_rejection().cloned();
+            let observation = error.observation();
+            let verdict = rejection
+                .as_ref()
+                .map(of_rejection)
+                .or_else(|| {
+                    let verdict = of_observation(observation, target)?;
+                    let retry_after = verdict.retry_after.or(error.retry_after());
+                    Some(Verdict::new(verdict.kind, retry_after))
+                })
+                // The caller's own mistake: the same call would fail the same way.
+                .unwrap_or(Verdict::new(FailureKind::InvalidCall, None));
+            let failure = failure(
+                error.into(),
+                &verdict,
+                observation,
+                rejection.as_ref(),
+                target,
+            );
+            Err(Box::new(failure))
+        }
+    }
+}
+
+fn output(response: &ToolResponse) -> CallToolOutput {
+    CallToolOutput::new(
+        response.structured().cloned(),
+        response.text(),
+        response.is_error(),
+    )
+}
+
+fn of_rejection(rejection: &Rejection) -> Verdict {
+    Verdict {
+        kind: FailureKind::Refused,
+        retry_after: rejection.retry_after(),
+        terminal: rejection.reason().is_terminal(),
+    }
+}
+
+/// What an observation makes of the activity; `None` where the result is the caller's.
+fn of_observation(observation: Observation, target: &Target<'_>) -> Option<Verdict> {
+    match observation.outcome {
+        Outcome::Throttled { retry_after } => {
+            Some(Verdict::new(FailureKind::Throttled, retry_after))
+        }
+        Outcome::Unauthorized => Some(Verdict::new(FailureKind::Unauthorized, None)),
+        Outcome::Failure => {
+            let kind = match observation.delivery {
+                Delivery::NotSent => FailureKind::ServerUnavailable,
+                delivery if may_repeat(delivery, target.hints) => FailureKind::Failed,
+                Delivery::Executed => FailureKind::FailedForGood,
+                _ => FailureKind::OutcomeUnknown,
+            };
+            Some(Verdict::new(kind, None))
+        }
+        _ => None,
+    }
+}
+
+fn failure(
+    error: BoxError,
+    verdict: &Verdict,
+    observation: Observation,
+    rejection: Option<&Rejection>,
+    target: &Target<'_>,
+) -> ApplicationFailure {
+    let Verdict {
+        kind, retry_after, ..
+    } = *verdict;
+    // Waiting for it would end in a timeout that says less.
+    let too_late = matches!((retry_after, target.left), (Some(wait), Some(left)) if wait > left);
+    let mut details = FailureDetails::new(target.server, target.tool);
+    details.layer = rejection.map(|rejection| rejection.layer().to_owned());
+    details.reason = rejection.map(|rejection| rejection.reason().to_string());
+    details.retry_after_ms = retry_after.map(millis_ceil);
+    details.delivery = delivery_word(observation.delivery).to_owned();
+    let error = match kind {
+        FailureKind::OutcomeUnknown => BoxError::from(format!(
+            "the answer of tool {:?} was lost, so it may have been executed, and it is not known \
+             to be safe to repeat: {error}",
+            target.tool
+        )),
+        _ if too_late => BoxError::from(format!(
+            "{error}; that is later than the call may last, so it fails now"
+        )),
+        _ => error,
+    };
+    ApplicationFailure::builder(error)
+        .type_name(kind.as_str().to_owned())
+        .non_retryable(kind.is_final() || verdict.terminal || too_late)
+        .maybe_next_retry_delay(retry_after)
+        .category(if kind.is_benign() {
+            ApplicationErrorCategory::Benign
+        } else {
+            ApplicationErrorCategory::Unspecified
+        })
+        .details(details)
+        .build()
+}
+
+const fn delivery_word(delivery: Delivery) -> &'static str {
+    match delivery {
+        Delivery::NotSent => "not-sent",
+        Delivery::Executed => "executed",
+        _ => "ambiguous",
+    }
+}
+
+/// A server that the worker does not have.
+pub(crate) fn unknown_server(tool: &str, unknown: UnknownServer) -> ApplicationFailure {
+    let details = FailureDetails::new(unknown.name(), tool);
+    ApplicationFailure::builder(unknown)
+        .type_name(FailureKind::UnknownServer.as_str().to_owned())
+        .non_retryable(true)
+        .details(details)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{error::Error as _, sync::Arc};
+
+    use serde_json::json;
+    use toolweir_core::Reason;
+
+    use super::*;
+
+    const RETRY: Duration = Duration::from_secs(7);
+
+    fn target(idempotent: bool) -> Target<'static> {
+        Target {
+            server: "music",
+            tool: "add",
+            hints: ToolHints::idempotent(idempotent),
+            left: Some(Duration::from_secs(60)),
+        }
+    }
+
+    fn refused(reason: Reason, retry_after: Option<Duration>) -> ToolError {
+        let mut rejection = Rejection::new("rate-limit", reason);
+        if let Some(retry_after) = retry_after {
+            rejection = rejection.with_retry_after(retry_after);
+        }
+        rejection.into()
+    }
+
+    #[test]
+    fn a_refusal_is_benign_and_comes_back_when_the_layer_said() {
+        let refused = refused(Reason::QuotaSpent, Some(RETRY));
+        let failure = map(Err(refused), &target(false)).unwrap_err();
+        assert_eq!(failure.type_name(), Some("ToolCallRefused"));
+        assert_eq!(failure.next_retry_delay(), Some(RETRY));
+        assert_eq!(failure.category(), ApplicationErrorCategory::Benign);
+        assert!(!failure.is_non_retryable());
+    }
+
+    #[test]
+    fn a_refusal_that_outlasts_the_call_fails_now_and_says_when() {
+        let late = Duration::from_secs(61);
+        let failure = map(
+            Err(refused(Reason::CircuitOpen, Some(late))),
+            &target(false),
+        );
+        let failure = failure.unwrap_err();
+        assert!(failure.is_non_retryable());
+        assert!(failure.to_string().contains("retry after 61s"), "{failure}");
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_is_not_repeated() {
+        let failure = map(Err(refused(Reason::GrantRejected, None)), &target(true));
+        assert!(failure.unwrap_err().is_non_retryable());
+    }
+
+    #[test]
+    fn a_lost_answer_is_repeated_only_where_that_does_no_harm() {
+        let lost = || ToolError::ConnectionLost {
+            server: "music".into(),
+            tool: "add".into(),
+        };
+        let unknown = map(Err(lost()), &target(false)).unwrap_err();
+        assert_eq!(unknown.type_name(), Some("OutcomeUnknown"));
+        assert!(unknown.is_non_retryable());
+        let failed = map(Err(lost()), &target(true)).unwrap_err();
+        assert_eq!(failed.type_name(), Some("ToolCallFailed"));
+        assert!(!failed.is_non_retryable());
+    }
+
+    #[test]
+    fn a_call_that_was_not_sent_is_repeated_whatever_the_tool() {
+        let unavailable = ToolError::Unavailable {
+            server: "music".into(),
+            retry_after: Some(RETRY),
+            source: None,
+        };
+        let failure = map(Err(unavailable), &target(false)).unwrap_err();
+        assert_eq!(failure.type_name(), Some("McpServerUnavailable"));
+        assert_eq!(failure.next_retry_delay(), Some(RETRY));
+        assert!(failure.source().is_some());
+    }
+
+    #[test]
+    fn the_callers_mistake_is_not_repeated() {
+        let mut error = rmcp_error(-32602);
+        error["message"] = json!("no such tool");
+        let error = ToolError::Protocol {
+            tool: "add".into(),
+            error: Arc::new(serde_json::from_value(error).unwrap()),
+        };
+        let failure = map(Err(error), &target(true)).unwrap_err();
+        assert_eq!(failure.type_name(), Some("InvalidToolCall"));
+        assert!(failure.is_non_retryable());
+    }
+
+    fn rmcp_error(code: i32) -> serde_json::Value {
+        json!({ "code": code, "message": "" })
+    }
+}
