@@ -51,9 +51,8 @@ impl Shared {
 
     /// Dispatches a call, admitted or to be admitted now.
     pub(crate) fn dispatch(&self, ticket: Option<Ticket>) -> Result<Ticket, Refusal> {
-        if let Some(current) = self.closed_ticket()
-            && ticket.is_none_or(|ticket| ticket == current)
-        {
+        // Closed, it would admit anew whatever it admitted before.
+        if let Some(current) = self.closed_ticket() {
             return Ok(current);
         }
         self.with(|machine, now| {
@@ -162,5 +161,25 @@ impl fmt::Debug for Shared {
             .field("generation", &(word >> 1))
             .field("closed", &(word & CLOSED != 0))
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions_are_kept_only_while_somebody_listens() {
+        let shared = Arc::new(Shared::new(CircuitBreakerConfig::default()));
+        shared.with(Machine::reset);
+        assert_eq!(shared.transition_after(0), None);
+
+        let listener = shared.subscribe();
+        shared.with(Machine::reset);
+        assert!(shared.transition_after(0).is_some());
+
+        drop(listener);
+        shared.with(Machine::reset);
+        assert_eq!(shared.transition_after(0), None);
     }
 }

@@ -218,8 +218,8 @@ impl Machine {
         dispatched: Option<Instant>,
         clock: impl Fn() -> Instant,
     ) {
-        let is_untroubled = self.is_plainly_closed() && self.openings == 0;
-        if is_untroubled && ticket.generation == self.generation && dispatched.is_none() {
+        let is_current = ticket.generation == self.generation;
+        if is_current && self.is_plainly_closed() && dispatched.is_none() {
             self.settle_closed(end, false, clock);
             return;
         }
@@ -280,7 +280,6 @@ impl Machine {
         self.advance(now);
         if self.hold.is_some() {
             self.change(now, Cause::Released, |machine| machine.hold = None);
-            self.advance(now);
         }
     }
 
