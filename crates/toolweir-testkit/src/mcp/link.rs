@@ -1,0 +1,177 @@
+//! The server's end of a connection, which can be cut at any moment.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+
+use super::state::State;
+
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection, as those see it who may end it.
+pub(super) struct Link {
+    wire: Mutex<Wire>,
+    gone: watch::Sender<bool>,
+    state: Arc<State>,
+}
+
+struct Wire {
+    io: Option<Box<dyn Duplex>>,
+    // A cut end does not wake who waits on it, so the link does.
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("gone", &*self.gone.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(super) fn new(io: impl Duplex + 'static, state: Arc<State>) -> Arc<Self> {
+        state.record(|stats| {
+            stats.connections += 1;
+            stats.open_connections += 1;
+        });
+        Arc::new(Self {
+            wire: Mutex::new(Wire {
+                io: Some(Box::new(io)),
+                reader: None,
+                writer: None,
+            }),
+            gone: watch::Sender::new(false),
+            state,
+        })
+    }
+
+    /// What the server reads and writes. When it is dropped the link is cut.
+    pub(super) fn stream(self: &Arc<Self>) -> LinkStream {
+        LinkStream(Arc::clone(self))
+    }
+
+    /// Drops the connection as the end of a process does: at once, with nothing said.
+    pub(super) fn cut(&self) {
+        let (io, reader, writer) = {
+            let mut wire = self.wire();
+            (wire.io.take(), wire.reader.take(), wire.writer.take())
+        };
+        if io.is_none() {
+            return;
+        }
+        drop(io);
+        self.gone.send_replace(true);
+        [reader, writer].into_iter().flatten().for_each(Waker::wake);
+        self.state.record(|stats| stats.open_connections -= 1);
+    }
+
+    /// Until the link is cut or the client hangs up.
+    pub(super) async fn gone(&self) {
+        let mut gone = self.gone.subscribe();
+        // The sender is ours, so this cannot fail.
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
+
+    /// Reads what comes and does nothing with it, until the link is gone.
+    pub(super) async fn ignore_input(&self) {
+        let mut scratch = [0_u8; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            let read = poll_fn(|cx| self.poll_read(cx, &mut buffer)).await;
+            if read.is_err() || buffer.filled().is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = {
+            let mut wire = self.wire();
+            let Some(io) = wire.io.as_mut() else {
+                return Poll::Ready(Ok(()));
+            };
+            let read = Pin::new(io).poll_read(cx, buffer);
+            if read.is_pending() {
+                wire.reader = Some(cx.waker().clone());
+            }
+            read
+        };
+        let ended = match &read {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => buffer.filled().len() == before && buffer.remaining() > 0,
+            Poll::Ready(Err(_)) => true,
+        };
+        if ended {
+            self.gone.send_replace(true);
+        }
+        read
+    }
+
+    fn poll_output<T>(
+        &self,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(Pin<&mut Box<dyn Duplex>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let mut wire = self.wire();
+        let Some(io) = wire.io.as_mut() else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let done = act(Pin::new(io), cx);
+        if done.is_pending() {
+            wire.writer = Some(cx.waker().clone());
+        }
+        done
+    }
+
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bytes of a link.
+pub(super) struct LinkStream(Arc<Link>);
+
+impl AsyncRead for LinkStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for LinkStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_output(cx, |io, cx| io.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_output(cx, AsyncWrite::poll_flush)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_output(cx, AsyncWrite::poll_shutdown)
+    }
+}
+
+impl Drop for LinkStream {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
