@@ -29,6 +29,8 @@ pub enum Reason {
     DeadlineTooShort,
     /// The quota is spent for now.
     QuotaSpent,
+    /// The call costs more than the quota can ever hold, so that no wait helps.
+    CostTooHigh,
     /// The token has expired and could not be refreshed in time.
     TokenExpired,
     /// The authorisation server rejected the grant: no refresh can succeed until somebody acts.
@@ -56,6 +58,7 @@ impl Reason {
             Self::WaitTooLong => "wait-too-long",
             Self::DeadlineTooShort => "deadline-too-short",
             Self::QuotaSpent => "quota-spent",
+            Self::CostTooHigh => "cost-too-high",
             Self::TokenExpired => "token-expired",
             Self::GrantRejected => "grant-rejected",
             Self::Unhealthy => "unhealthy",
@@ -68,7 +71,7 @@ impl Reason {
     /// Whether only a person can mend it, so that coming back later is of no use.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::GrantRejected)
+        matches!(self, Self::GrantRejected | Self::CostTooHigh)
     }
 
     const fn explanation(self) -> &'static str {
@@ -81,6 +84,7 @@ impl Reason {
             Self::WaitTooLong => "the wait would be longer than allowed",
             Self::DeadlineTooShort => "the wait could not end before the call's deadline",
             Self::QuotaSpent => "the quota is spent for now",
+            Self::CostTooHigh => "the call costs more than the quota can ever hold",
             Self::TokenExpired => "the token has expired",
             Self::GrantRejected => "the grant was rejected and must be renewed by hand",
             Self::Unhealthy => "the server is unhealthy",
