@@ -16,7 +16,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt, tool_handler};
 use tokio::time::sleep;
 
 use super::answer::Answer;
-use super::link::Link;
+use super::link::{End, Link};
 use super::refusal;
 use super::state::State;
 
@@ -74,7 +74,7 @@ impl ServerHandler for Connection {
         }
         tokio::select! {
             () = context.ct.cancelled() => {}
-            () = self.link.gone() => {}
+            () = self.link.until(End::HungUp) => self.link.cut(),
         }
         Err(unheard())
     }
@@ -108,14 +108,19 @@ impl ServerHandler for Connection {
         let _in_flight = InFlight::begin(Arc::clone(&self.state), &tool);
         let cancelled = context.ct.clone();
         tokio::select! {
-            // In this order: a client that cancels and hangs up has cancelled.
+            // In this order: a client that cancels and hangs up has cancelled, a dead server does
+            // nothing more, and one whose client hung up answers what it can at once.
             biased;
             () = cancelled.cancelled() => {
                 self.state.record(|stats| count(&mut stats.cancelled_by_tool, &tool));
                 Err(unheard())
             }
-            () = self.link.gone() => Err(unheard()),
+            () = self.link.until(End::Cut) => Err(unheard()),
             answer = self.scripted_answer(request, context) => answer,
+            () = self.link.until(End::HungUp) => {
+                self.link.cut();
+                Err(unheard())
+            }
         }
     }
 }
@@ -130,7 +135,7 @@ impl Connection {
         };
         tokio::select! {
             () = wait(delay) => {}
-            () = self.link.gone() => return Err(unheard()),
+            () = self.link.until(End::HungUp) => return Err(unheard()),
         }
         if let Some(code) = die {
             self.state.die(&self.link, code);
@@ -139,6 +144,7 @@ impl Connection {
         if hang {
             // Nobody else reads while this lasts, and the client's end must be seen.
             self.link.ignore_input().await;
+            self.link.cut();
             return Err(unheard());
         }
         Ok(())
@@ -215,7 +221,7 @@ pub(super) async fn wait(time: Duration) {
     }
 }
 
-/// What is returned where no answer can arrive; it is never sent.
+/// What is returned where no answer can arrive: the call is cancelled or its link is cut.
 fn unheard() -> ErrorData {
     ErrorData::internal_error("nobody waits for this answer", None)
 }

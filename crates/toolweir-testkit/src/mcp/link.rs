@@ -19,8 +19,18 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A connection, as those see it who may end it.
 pub(super) struct Link {
     wire: Mutex<Wire>,
-    gone: watch::Sender<bool>,
+    end: watch::Sender<End>,
     state: Arc<State>,
+}
+
+/// How far a link is from whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum End {
+    Open,
+    /// The client sends nothing more. What it is sent may still arrive.
+    HungUp,
+    /// Nothing passes in either direction.
+    Cut,
 }
 
 struct Wire {
@@ -33,7 +43,7 @@ struct Wire {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("gone", &*self.gone.borrow())
+            .field("end", &*self.end.borrow())
             .finish_non_exhaustive()
     }
 }
@@ -50,7 +60,7 @@ impl Link {
                 reader: None,
                 writer: None,
             }),
-            gone: watch::Sender::new(false),
+            end: watch::Sender::new(End::Open),
             state,
         })
     }
@@ -70,19 +80,19 @@ impl Link {
             return;
         }
         drop(io);
-        self.gone.send_replace(true);
+        self.end.send_replace(End::Cut);
         [reader, writer].into_iter().flatten().for_each(Waker::wake);
         self.state.record(|stats| stats.open_connections -= 1);
     }
 
-    /// Until the link is cut or the client hangs up.
-    pub(super) async fn gone(&self) {
-        let mut gone = self.gone.subscribe();
+    /// Until the link is in this state or beyond it.
+    pub(super) async fn until(&self, state: End) {
+        let mut end = self.end.subscribe();
         // The sender is ours, so this cannot fail.
-        let _ = gone.wait_for(|gone| *gone).await;
+        let _ = end.wait_for(|end| *end >= state).await;
     }
 
-    /// Reads what comes and does nothing with it, until the link is gone.
+    /// Reads what comes and does nothing with it, until the link is cut or the client hangs up.
     pub(super) async fn ignore_input(&self) {
         let mut scratch = [0_u8; 1024];
         loop {
@@ -113,7 +123,7 @@ impl Link {
             Poll::Ready(Err(_)) => true,
         };
         if ended {
-            self.gone.send_replace(true);
+            self.end.send_modify(|end| *end = (*end).max(End::HungUp));
         }
         read
     }

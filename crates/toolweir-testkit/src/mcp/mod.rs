@@ -25,7 +25,8 @@
 //! | `refresh_token` | none | `{"expires_in_ms":N,"generation":N}`, or an error `{"error":"invalid_grant"}` |
 //! | `stats` | none | the [`Stats`]; the call itself is not counted |
 //!
-//! "An error" is a result with `isError`. The idempotency key is read from `_meta` under
+//! "An error" is a result with `isError`; so are arguments that do not fit the tool. An unknown tool
+//! is the JSON-RPC error -32602. The idempotency key is read from `_meta` under
 //! [`IDEMPOTENCY_KEY_META`]; a call without one always has its effect. All time is tokio's, so a
 //! paused clock drives an in-memory server.
 

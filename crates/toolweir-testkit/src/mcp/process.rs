@@ -121,6 +121,10 @@ fn spawn_grandchild() -> io::Result<u32> {
 /// }
 /// ```
 ///
+/// All packages of a workspace put their examples into one directory, so only one may use this
+/// name; Cargo warns of a collision. The next one names its example otherwise and asks for it with
+/// [`example_program`].
+///
 /// # Panics
 ///
 /// If it is not there: outside a test of such a package, or when only single targets are built

@@ -1,6 +1,5 @@
 //! The handle on a scripted server.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,8 +73,8 @@ impl ScriptedServer {
         self.state.cut_links();
     }
 
-    /// How long `initialize` takes, on connections to come. (`server/discover` too, here and in
-    /// what follows.)
+    /// How long `initialize` takes from now on (or `server/discover`, here and in what follows). The
+    /// server reads nothing meanwhile, so a client that gives up is noticed afterwards.
     pub fn start_delay(&self, delay: Duration) -> &Self {
         self.state.script().start_delay = delay;
         self
@@ -109,6 +108,7 @@ impl ScriptedServer {
     /// Adds answers for the next calls, in order, of any tool but `token_status`, `refresh_token`
     /// and `stats`.
     pub fn script(&self, answers: impl IntoIterator<Item = Answer>) -> &Self {
+        let answers: Vec<_> = answers.into_iter().collect();
         self.state.script().answers.extend(answers);
         self
     }
@@ -116,9 +116,11 @@ impl ScriptedServer {
     /// Adds answers for the next calls of this tool, whichever it is. They come before the general
     /// script, and use none of it up.
     pub fn script_tool(&self, tool: &str, answers: impl IntoIterator<Item = Answer>) -> &Self {
+        // Collected first: an iterator is the caller's code, and runs without the lock.
+        let answers: Vec<_> = answers.into_iter().collect();
         let mut script = self.state.script();
-        let by_tool: &mut HashMap<_, _> = &mut script.by_tool;
-        by_tool.entry(tool.to_owned()).or_default().extend(answers);
+        let by_tool = script.by_tool.entry(tool.to_owned()).or_default();
+        by_tool.extend(answers);
         drop(script);
         self
     }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 /// What a scripted server saw, over all its connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +87,30 @@ impl Stats {
     pub fn read(path: impl AsRef<Path>) -> io::Result<Self> {
         Ok(serde_json::from_slice(&fs::read(path)?)?)
     }
+
+    /// Reads that file again and again until the stats meet a condition, and returns them. There
+    /// is no limit to it.
+    ///
+    /// A process in another state than running cannot be asked, and files tell nobody that they
+    /// changed, so this looks every few milliseconds. For an in-memory server there is
+    /// [`wait_for`](super::ScriptedServer::wait_for), which does not.
+    pub async fn read_until(
+        path: impl AsRef<Path>,
+        mut condition: impl FnMut(&Self) -> bool,
+    ) -> Self {
+        loop {
+            // The file comes with the first change.
+            if let Ok(stats) = Self::read(&path)
+                && condition(&stats)
+            {
+                return stats;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
 }
+
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Where a process writes its stats after every change.
 #[derive(Debug)]
