@@ -277,7 +277,7 @@ async fn run(history: Vec<Operation>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn it_does_what_the_model_does(history in vec(operation(), 1..40)) {
