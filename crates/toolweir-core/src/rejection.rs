@@ -21,6 +21,8 @@ pub enum Reason {
     HeldOpen,
     /// The server asked for a pause, and the pause is not over.
     Throttled,
+    /// An operator has paused the calls.
+    Paused,
     /// All permits are taken and the queue for them is full.
     QueueFull,
     /// The longest allowed wait for a permit or a quota passed, or would pass.
@@ -54,6 +56,7 @@ impl Reason {
             Self::ProbesOut => "probes-out",
             Self::HeldOpen => "held-open",
             Self::Throttled => "throttled",
+            Self::Paused => "paused",
             Self::QueueFull => "queue-full",
             Self::WaitTooLong => "wait-too-long",
             Self::DeadlineTooShort => "deadline-too-short",
@@ -80,6 +83,7 @@ impl Reason {
             Self::ProbesOut => "the circuit is half-open and its probes are out",
             Self::HeldOpen => "the circuit is held open by an operator",
             Self::Throttled => "the server asked for a pause",
+            Self::Paused => "an operator has paused the calls",
             Self::QueueFull => "the queue is full",
             Self::WaitTooLong => "the wait would be longer than allowed",
             Self::DeadlineTooShort => "the wait could not end before the call's deadline",
