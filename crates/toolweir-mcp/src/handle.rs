@@ -115,7 +115,8 @@ impl McpHandle {
         }
     }
 
-    /// The server's tools. They may come from rmcp's cache, so this is no sign of life.
+    /// The server's tools, the first ten thousand of them. They may come from rmcp's cache, so this
+    /// is no sign of life.
     ///
     /// # Errors
     ///
@@ -123,15 +124,15 @@ impl McpHandle {
     pub async fn list_tools(&self) -> Result<Vec<Tool>, ToolError> {
         let link = self.manager.link().await;
         let link = link.map_err(|no_link| self.unavailable(no_link))?;
-        link.peer()
-            .list_all_tools()
-            .await
-            .map_err(|error| self.transport(error))
+        link.tools().await.map_err(|error| self.transport(error))
     }
 
-    /// Ends the connection, and with it the server if it is a process of ours: its input is closed,
-    /// then it is asked to end, then killed, within `grace`. The next call starts it again. Calls
-    /// under way end as with a lost connection.
+    /// Ends the connection, and with it the server if it is a process of ours. The next call starts
+    /// it again.
+    ///
+    /// Calls under way get up to half of `grace`; those that take longer end as with a lost
+    /// connection. In what is left the server's input is closed, then it is asked to end, then it is
+    /// killed with all that it has started.
     pub async fn restart(&self, grace: Duration) {
         self.manager.restart(grace).await;
     }

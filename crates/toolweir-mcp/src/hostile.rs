@@ -23,9 +23,33 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// A server's last words: as [`Quoted`], but what is cut is the beginning. Programs say at the end
+/// what was wrong.
+pub(crate) struct LastWords<'a>(pub(crate) &'a str);
+
+impl fmt::Display for LastWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = self.0.char_indices().rev().nth(LONGEST - 1);
+        let start = start.map_or(0, |(at, _)| at);
+        if start > 0 {
+            f.write_char('…')?;
+        }
+        write!(f, "{:?}", &self.0[start..])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_last_words_the_last_are_kept() {
+        let long = format!("{}the reason", "é".repeat(LONGEST));
+        let shown = LastWords(&long).to_string();
+        assert!(shown.starts_with("…\"é") && shown.ends_with("the reason\""));
+        assert_eq!(shown.chars().count(), LONGEST + 3);
+        assert_eq!(LastWords("é").to_string(), "\"é\"");
+    }
 
     #[test]
     fn words_are_escaped_and_cut() {

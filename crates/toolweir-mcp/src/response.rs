@@ -5,6 +5,7 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 use rmcp::model::CallToolResult;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_path_to_error::{Deserializer as PathDeserializer, Track};
 use toolweir_core::{Observation, Outcome};
 
 use crate::classify::{self, TextRules};
@@ -82,16 +83,25 @@ impl ToolResponse {
     pub fn into<T: DeserializeOwned>(self) -> Result<T, DecodeError> {
         let read = match self.result.structured_content {
             Some(value) => serde_path_to_error::deserialize(value),
-            None => {
-                let mut text = serde_json::Deserializer::from_str(&self.text);
-                serde_path_to_error::deserialize(&mut text)
-            }
+            None => of_text(&self.text),
         };
         read.map_err(|source| DecodeError {
             tool: self.tool,
             source,
         })
     }
+}
+
+/// Reads a text that is JSON to its end: `429 Too Many Requests` is not the number 429.
+fn of_text<T: DeserializeOwned>(
+    text: &str,
+) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let mut track = Track::new();
+    let value = T::deserialize(PathDeserializer::new(&mut json, &mut track));
+    value
+        .and_then(|value| json.end().map(|()| value))
+        .map_err(|error| serde_path_to_error::Error::new(track.path(), error))
 }
 
 /// A tool's answer is not of the type that was asked for.
@@ -150,6 +160,13 @@ mod tests {
     fn a_text_that_is_json_is_read() {
         let response = response(json!({ "content": [{ "type": "text", "text": "[3]" }] }));
         assert_eq!(response.into::<Vec<u8>>().unwrap(), [3]);
+    }
+
+    #[test]
+    fn a_text_that_only_begins_as_json_is_not_read() {
+        let text = "429 Too Many Requests";
+        let response = response(json!({ "content": [{ "type": "text", "text": text }] }));
+        assert!(response.into::<u32>().is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use crate::{
     McpHandle, McpServiceBuilder, TextRules, ToolCall, ToolError, ToolResponse,
-    connection::{Link, Manager, NoLink},
+    connection::{Manager, NoLink, UnderWay},
 };
 
 /// Calls the tools of one MCP server over one managed connection.
@@ -31,6 +31,9 @@ pub struct McpService {
     manager: Arc<Manager>,
     limits: Arc<Limits>,
 }
+
+/// How many connections in a row a call may find closing.
+const MOST_CLOSED: usize = 3;
 
 pub(crate) struct Limits {
     pub(crate) call_timeout: Duration,
@@ -110,8 +113,26 @@ async fn exchange(
     call: ToolCall,
 ) -> Result<ToolResponse, ToolError> {
     let begun = Instant::now();
-    let link = link(&manager, &call, begun).await?;
+    let not_sent = || ToolError::TimedOut {
+        tool: call.tool().into(),
+        after: begun.elapsed(),
+        delivery: Delivery::NotSent,
+    };
+    let is_over = |now| call.deadline().is_some_and(|deadline| deadline <= now);
+    if is_over(begun) {
+        return Err(not_sent());
+    }
+    let link = match call.deadline() {
+        None => link(&manager).await,
+        Some(deadline) => timeout_at(deadline, link(&manager))
+            .await
+            .map_err(|_| not_sent())?,
+    };
+    let link = link.map_err(|no_link| unavailable(manager.name(), no_link))?;
     let dispatched = Instant::now();
+    if is_over(dispatched) {
+        return Err(not_sent());
+    }
     let timeout = call.timeout().unwrap_or(limits.call_timeout);
     let mut until = saturating_add(dispatched, timeout);
     if let Some(deadline) = call.deadline() {
@@ -135,28 +156,19 @@ async fn exchange(
     }
 }
 
-/// The connection, waited for no longer than the call lasts.
-async fn link(
-    manager: &Arc<Manager>,
-    call: &ToolCall,
-    begun: Instant,
-) -> Result<Arc<Link>, ToolError> {
-    if let Some(link) = manager.live() {
-        return Ok(link);
-    }
-    let connected = match call.deadline() {
-        None => manager.link().await,
-        Some(deadline) => {
-            timeout_at(deadline, manager.link())
-                .await
-                .map_err(|_| ToolError::TimedOut {
-                    tool: call.tool().into(),
-                    after: begun.elapsed(),
-                    delivery: Delivery::NotSent,
-                })?
+/// A place on the connection, which is made if need be.
+async fn link(manager: &Manager) -> Result<UnderWay, NoLink> {
+    // One that closes between the two steps was closed by an operator, who does not do so for ever.
+    for _ in 0..MOST_CLOSED {
+        let link = match manager.live() {
+            Some(link) => link,
+            None => manager.link().await?,
+        };
+        if let Some(under_way) = link.enter() {
+            return Ok(under_way);
         }
-    };
-    connected.map_err(|no_link| unavailable(manager.name(), no_link))
+    }
+    Err(NoLink::GivenUp)
 }
 
 pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
@@ -165,7 +177,7 @@ pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
             let rejection = Rejection::new("mcp", Reason::ShuttingDown).with_key(server.clone());
             return ToolError::Refused(rejection);
         }
-        NoLink::Vanished => (None, None),
+        NoLink::GivenUp => (None, None),
         NoLink::Failed(error, retry_after) => (Some(error), retry_after),
     };
     ToolError::Unavailable {

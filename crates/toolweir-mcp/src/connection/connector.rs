@@ -65,23 +65,29 @@ fn client() -> ClientConfig {
 }
 
 impl Connector {
+    /// The program's name, where the server is one of ours.
+    pub(super) fn program(&self) -> Option<Box<str>> {
+        match self {
+            Self::Stdio(server) => Some(server.program.to_string_lossy().into()),
+            Self::Factory(_) => None,
+        }
+    }
+
     /// Makes one connection. Dropped, it leaves nothing running.
     pub(crate) async fn connect(
         &self,
         server: &str,
         within: Duration,
     ) -> Result<(Client, Option<Process>), ConnectError> {
-        let error = |connecting, source: Option<BoxError>| ConnectError {
-            connecting,
-            server: server.into(),
-            program: None,
-            within,
-            ended: None,
-            last_words: None,
+        let error = |connecting, source| ConnectError {
             source,
+            ..ConnectError::new(connecting, server, self, within)
         };
         match self {
-            Self::Stdio(program) => stdio(server, program, within).await,
+            Self::Stdio(program) => {
+                let error = ConnectError::new(Connecting::Start, server, self, within);
+                stdio(program, error).await
+            }
             Self::Factory(Factory(shake_hands)) => {
                 match tokio::time::timeout(within, shake_hands()).await {
                     Ok(Ok(Ok(client))) => Ok((client, None)),
@@ -94,28 +100,19 @@ impl Connector {
     }
 }
 
+/// Starts the program and shakes hands with it; `error` is completed with what goes wrong.
 async fn stdio(
-    server: &str,
     program: &StdioServer,
-    within: Duration,
+    mut error: ConnectError,
 ) -> Result<(Client, Option<Process>), ConnectError> {
-    let mut error = ConnectError {
-        connecting: Connecting::Start,
-        server: server.into(),
-        program: Some(program.program.to_string_lossy().into()),
-        within,
-        ended: None,
-        last_words: None,
-        source: None,
-    };
-    let (mut process, stdout, stdin) = match Process::start(server, program) {
+    let (mut process, stdout, stdin) = match Process::start(&error.server, program) {
         Ok(started) => started,
         Err(failed) => {
             error.source = Some(failed.into());
             return Err(error);
         }
     };
-    match tokio::time::timeout(within, serve_client(client(), (stdout, stdin))).await {
+    match tokio::time::timeout(error.within, serve_client(client(), (stdout, stdin))).await {
         Ok(Ok(client)) => return Ok((client, Some(process))),
         Ok(Err(failed)) => {
             error.connecting = Connecting::Handshake;
@@ -127,6 +124,6 @@ async fn stdio(
         }
         Err(_) => error.connecting = Connecting::TimedOut,
     }
-    error.last_words = process.last_words();
+    error.last_words = process.last_words().await;
     Err(error)
 }

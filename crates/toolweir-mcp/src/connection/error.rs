@@ -2,9 +2,10 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use toolweir_core::BoxError;
+use toolweir_core::{BoxError, error_text};
 
-use crate::hostile::Quoted;
+use super::Connector;
+use crate::hostile::LastWords;
 
 /// How far a connection came before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +17,10 @@ pub enum Connecting {
     Handshake,
     /// The time for connecting was over.
     TimedOut,
+    /// The attempt broke off: the transport's code panicked, or the runtime ended.
+    BrokeOff,
+    /// The connection was made, and lost soon after.
+    Lost,
 }
 
 /// A connection to a server could not be made.
@@ -33,6 +38,23 @@ pub struct ConnectError {
 }
 
 impl ConnectError {
+    pub(super) fn new(
+        connecting: Connecting,
+        server: &str,
+        connector: &Connector,
+        within: Duration,
+    ) -> Self {
+        Self {
+            connecting,
+            server: server.into(),
+            program: connector.program(),
+            within,
+            ended: None,
+            last_words: None,
+            source: None,
+        }
+    }
+
     /// How far the connection came.
     #[must_use]
     pub const fn connecting(&self) -> Connecting {
@@ -51,24 +73,14 @@ impl fmt::Display for ConnectError {
             (_, Some(ended)) => write!(f, " ended before it was ready: {ended}")?,
             (Connecting::Handshake, None) => f.write_str(" did not complete the handshake")?,
             (Connecting::TimedOut, None) => write!(f, " was not ready within {:?}", self.within)?,
+            (Connecting::BrokeOff, None) => f.write_str(": the attempt to connect broke off")?,
+            (Connecting::Lost, None) => f.write_str(" was lost after it had connected")?,
         }
         if let Some(source) = &self.source {
-            write!(f, ": {}", Plain(&source.to_string()))?;
+            write!(f, ": {}", error_text(source.as_ref()))?;
         }
         if let Some(words) = &self.last_words {
-            write!(f, "; its last words: {}", Quoted(words))?;
-        }
-        Ok(())
-    }
-}
-
-/// A library's message, without what a server may have slipped into it.
-struct Plain<'a>(&'a str);
-
-impl fmt::Display for Plain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars().filter(|c| !c.is_control()).take(300) {
-            fmt::Write::write_char(f, c)?;
+            write!(f, "; its last words: {}", LastWords(words))?;
         }
         Ok(())
     }

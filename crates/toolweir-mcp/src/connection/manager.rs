@@ -2,14 +2,19 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use tokio::{sync::watch, task::AbortHandle, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout, timeout_at},
+};
+use toolweir_core::time::saturating_add;
 
-use super::{Connector, Link, backoff::Backoff, error::ConnectError};
+use super::{ConnectError, Connecting, Connector, Link, backoff::Backoff};
 use crate::ToolHints;
 
 /// A lost connection's process has ended already, or is of no more use.
@@ -20,8 +25,8 @@ const LOST_GRACE: Duration = Duration::from_secs(2);
 pub(crate) enum NoLink {
     /// It could not be made; when it is tried again, if that is put off.
     Failed(Arc<ConnectError>, Option<Duration>),
-    /// The attempt ended without a word: its task panicked or was aborted.
-    Vanished,
+    /// The attempt was given up for a restart.
+    GivenUp,
     /// It was shut down for good.
     ShutDown,
 }
@@ -61,10 +66,12 @@ enum Phase {
     Idle,
     Connecting {
         told: watch::Receiver<Told>,
-        task: AbortHandle,
+        /// Dropped with the phase, it ends the attempt.
+        _go_on: oneshot::Sender<Infallible>,
     },
     Connected(Arc<Link>),
-    ShutDown,
+    /// For good, with the connection that was closed for it.
+    ShutDown(Option<Arc<Link>>),
 }
 
 /// The connection as it stands.
@@ -115,10 +122,15 @@ impl Manager {
             Ok(told) => told,
             Err(settled) => return settled,
         };
-        // A sender that is gone without a word took its task with it.
-        match told.wait_for(Option::is_some).await {
-            Ok(told) => told.clone().unwrap_or(Err(NoLink::Vanished)),
-            Err(_) => Err(NoLink::Vanished),
+        if let Ok(told) = told.wait_for(Option::is_some).await
+            && let Some(told) = &*told
+        {
+            return told.clone();
+        }
+        // Gone without a word: the attempt was given up for a shutdown or a restart.
+        match self.shared.lock().phase {
+            Phase::ShutDown(_) => Err(NoLink::ShutDown),
+            _ => Err(NoLink::GivenUp),
         }
     }
 
@@ -144,7 +156,7 @@ impl Manager {
         Snapshot {
             link,
             connecting: matches!(state.phase, Phase::Connecting { .. }),
-            shut_down: matches!(state.phase, Phase::ShutDown),
+            shut_down: matches!(state.phase, Phase::ShutDown(_)),
             made: state.made,
             last_error: state.last_error.clone(),
             wait: state.backoff.wait(Instant::now()),
@@ -155,7 +167,7 @@ impl Manager {
     pub(crate) async fn restart(&self, grace: Duration) {
         let old = {
             let mut state = self.shared.lock();
-            if matches!(state.phase, Phase::ShutDown) {
+            if matches!(state.phase, Phase::ShutDown(_)) {
                 return;
             }
             state.backoff = Backoff::default();
@@ -164,29 +176,38 @@ impl Manager {
         old.end(grace).await;
     }
 
-    /// Ends the connection, for good.
+    /// Ends the connection, for good. All who call this wait for the same end.
     pub(crate) async fn shut_down(&self, grace: Duration) {
-        let old = std::mem::replace(&mut self.shared.lock().phase, Phase::ShutDown);
+        let old = {
+            let mut state = self.shared.lock();
+            let last = match &state.phase {
+                Phase::Connected(link) | Phase::ShutDown(Some(link)) => Some(link.clone()),
+                _ => None,
+            };
+            std::mem::replace(&mut state.phase, Phase::ShutDown(last))
+        };
         old.end(grace).await;
     }
 }
 
 impl Drop for Manager {
     fn drop(&mut self) {
-        let old = std::mem::replace(&mut self.shared.lock().phase, Phase::ShutDown);
-        if let Phase::Connecting { task, .. } = &old {
-            task.abort();
-        }
-        // A link is closed by its own drop, once no call holds it.
+        // An attempt ends with its phase, a link with the last call that holds it.
+        let old = std::mem::replace(&mut self.shared.lock().phase, Phase::ShutDown(None));
+        drop(old);
     }
 }
 
 impl Phase {
     async fn end(self, grace: Duration) {
         match self {
-            Self::Connecting { task, .. } => task.abort(),
-            Self::Connected(link) => link.close(grace).await,
-            Self::Idle | Self::ShutDown => {}
+            Self::Connecting { mut told, _go_on } => {
+                drop(_go_on);
+                // The attempt drops what it has started, and last of all its sender.
+                let _ = timeout(grace, async { while told.changed().await.is_ok() {} }).await;
+            }
+            Self::Connected(link) | Self::ShutDown(Some(link)) => link.close(grace).await,
+            Self::Idle | Self::ShutDown(None) => {}
         }
     }
 }
@@ -198,45 +219,76 @@ impl Shared {
 
     /// The attempt to wait for, started if there is none; or `Err` with what is known already.
     fn join(self: &Arc<Self>) -> Result<watch::Receiver<Told>, Result<Arc<Link>, NoLink>> {
-        let mut state = self.lock();
-        let now = Instant::now();
-        match &state.phase {
-            Phase::Connected(link) if !link.is_closed() => return Err(Ok(link.clone())),
-            Phase::Connecting { told, .. } => return Ok(told.clone()),
-            Phase::ShutDown => return Err(Err(NoLink::ShutDown)),
-            Phase::Connected(_) => evict(&self.name, &mut state, now),
-            Phase::Idle => {}
-        }
-        if let (Some(wait), Some(error)) = (state.backoff.wait(now), &state.last_error) {
-            return Err(Err(NoLink::Failed(error.clone(), Some(wait))));
-        }
         let (tell, told) = watch::channel(None);
+        let (go_on, given_up) = oneshot::channel();
+        loop {
+            let mut state = self.lock();
+            let lost = match &state.phase {
+                Phase::Connected(link) if !link.is_closed() => return Err(Ok(link.clone())),
+                Phase::Connecting { told, .. } => return Ok(told.clone()),
+                Phase::ShutDown(_) => return Err(Err(NoLink::ShutDown)),
+                Phase::Connected(link) => link.generation,
+                Phase::Idle => {
+                    let wait = state.backoff.wait(Instant::now());
+                    if let (Some(wait), Some(error)) = (wait, &state.last_error) {
+                        return Err(Err(NoLink::Failed(error.clone(), Some(wait))));
+                    }
+                    state.phase = Phase::Connecting {
+                        told: told.clone(),
+                        _go_on: go_on,
+                    };
+                    break;
+                }
+            };
+            drop(state);
+            self.lost(lost);
+        }
         let attempt = Attempt {
             shared: self.clone(),
             tell,
         };
-        let task = tokio::spawn(attempt.run()).abort_handle();
-        state.phase = Phase::Connecting {
-            told: told.clone(),
-            task,
-        };
+        // Not under the lock: a runtime that ends drops the attempt here, and that takes the lock.
+        tokio::spawn(attempt.run(given_up));
         Ok(told)
+    }
+
+    /// Lets a lost connection go. Its remains are reaped in the background.
+    fn lost(&self, generation: u64) {
+        let mut state = self.lock();
+        let link = match std::mem::take(&mut state.phase) {
+            Phase::Connected(link) if link.generation == generation => link,
+            other => {
+                state.phase = other;
+                return;
+            }
+        };
+        let now = Instant::now();
+        let lived = now.saturating_duration_since(link.since);
+        state.backoff.lost(now, lived, fastrand::f64());
+        state.last_error = Some(Arc::new(self.error(Connecting::Lost)));
+        drop(state);
+        let server = &*self.name;
+        tracing::warn!(server, ?lived, "the connection to the MCP server was lost");
+        tokio::spawn(async move { link.close(LOST_GRACE).await });
+    }
+
+    fn error(&self, connecting: Connecting) -> ConnectError {
+        ConnectError::new(
+            connecting,
+            &self.name,
+            &self.connector,
+            self.connect_timeout,
+        )
     }
 }
 
-/// Lets a lost connection go. Its remains are reaped in the background.
-fn evict(name: &str, state: &mut State, now: Instant) {
-    let Phase::Connected(lost) = std::mem::take(&mut state.phase) else {
-        return;
-    };
-    let lived = now.saturating_duration_since(lost.since);
-    tracing::warn!(
-        server = name,
-        ?lived,
-        "the connection to the MCP server was lost"
-    );
-    state.backoff.lost(now, lived, fastrand::f64());
-    tokio::spawn(async move { lost.close(LOST_GRACE).await });
+/// Sees a connection's loss when it happens, and not at the next call: what a dead server leaves
+/// behind is not left running until then.
+async fn keep(shared: Weak<Shared>, mut over: watch::Receiver<bool>, generation: u64) {
+    let _ = over.wait_for(|over| *over).await;
+    if let Some(shared) = shared.upgrade() {
+        shared.lost(generation);
+    }
 }
 
 /// One attempt to connect. However it ends, those who wait are told and the phase moves on.
@@ -246,19 +298,28 @@ struct Attempt {
 }
 
 impl Attempt {
-    async fn run(self) {
+    async fn run(self, given_up: oneshot::Receiver<Infallible>) {
+        tokio::select! {
+            biased;
+            _ = given_up => {}
+            () = self.connect() => {}
+        }
+    }
+
+    async fn connect(&self) {
         let Shared {
             name,
             connector,
             connect_timeout,
             ..
         } = &*self.shared;
+        let until = saturating_add(Instant::now(), *connect_timeout);
         match connector.connect(name, *connect_timeout).await {
             Ok((client, process)) => {
                 let generation = self.shared.lock().made + 1;
                 let mut link = Link::new(client, process, generation);
                 // A server that lists slowly is a slow start; one that never does is still there.
-                let _ = tokio::time::timeout(*connect_timeout, link.read_hints()).await;
+                let _ = timeout_at(until, link.read_hints()).await;
                 self.succeeded(Arc::new(link));
             }
             Err(error) => self.failed(Arc::new(error)),
@@ -275,6 +336,8 @@ impl Attempt {
         state.said.clone_from(&link.hints);
         state.phase = Phase::Connected(link.clone());
         drop(state);
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(keep(shared, link.over(), link.generation));
         tracing::info!(server = %self.shared.name, "connected to the MCP server");
         self.tell.send_replace(Some(Ok(link)));
     }
@@ -306,12 +369,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        if self.is_current(&state) {
-            // It neither succeeded nor failed: a panic, or a runtime that ends.
-            state.backoff.failed(Instant::now(), fastrand::f64());
-            state.phase = Phase::Idle;
-        }
+        // Where it is still waited for it neither succeeded nor failed: a panic, or a runtime that
+        // ends.
+        self.failed(Arc::new(self.shared.error(Connecting::BrokeOff)));
     }
 }
 

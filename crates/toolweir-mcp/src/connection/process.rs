@@ -12,7 +12,7 @@ use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     process::{ChildStdin, ChildStdout, Command},
-    task::AbortHandle,
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -24,6 +24,8 @@ const LONGEST_LINE: u64 = 4 * 1024;
 const KEPT_LINES: usize = 5;
 /// What a killed process may take to be reaped. Only a kernel in trouble takes longer.
 const REAPED_WITHIN: Duration = Duration::from_secs(5);
+/// After their end, how long the stderr of a process and of all it has started takes to close.
+const STDERR_WITHIN: Duration = Duration::from_millis(500);
 /// POSIX gives it this number everywhere.
 const SIGTERM: i32 = 15;
 
@@ -32,7 +34,7 @@ const SIGTERM: i32 = 15;
 pub(crate) struct Process {
     child: Box<dyn ChildWrapper>,
     id: Option<u32>,
-    stderr: AbortHandle,
+    stderr: JoinHandle<()>,
     last_lines: LastLines,
     /// Until it is waited for, a process keeps its number, ended or not. After that its group must
     /// not be signalled again: the number may be another's.
@@ -86,7 +88,7 @@ impl Process {
         let process = Self {
             id: child.id(),
             child,
-            stderr: tokio::spawn(reading).abort_handle(),
+            stderr: tokio::spawn(reading),
             last_lines,
             reaped: false,
         };
@@ -97,8 +99,20 @@ impl Process {
         self.id
     }
 
-    pub(crate) fn last_words(&self) -> Option<String> {
+    /// What it said last. Where it has ended that is read to the end.
+    pub(crate) async fn last_words(&mut self) -> Option<String> {
+        if self.reaped {
+            self.stderr_closed().await;
+        }
         self.last_lines.joined()
+    }
+
+    /// Waits until nobody can write to stderr, which most often means: until all that the process
+    /// has started is gone too. A daemon that kept it open is not waited for.
+    async fn stderr_closed(&mut self) {
+        if !self.stderr.is_finished() {
+            let _ = timeout(STDERR_WITHIN, &mut self.stderr).await;
+        }
     }
 
     /// How it ended, if it does within `patience`. What it has left behind is killed.
@@ -112,9 +126,14 @@ impl Process {
         Some(status)
     }
 
-    /// Waits for a process whose input has ended; then asks it to end; then kills it.
+    /// Waits for a process whose input has ended; then asks it to end; then kills it. Returns when
+    /// what it has started is gone too.
     pub(crate) async fn stop(mut self, grace: Duration) {
-        let share = grace / 2;
+        self.end(grace / 2).await;
+        self.stderr_closed().await;
+    }
+
+    async fn end(&mut self, share: Duration) {
         if self.ended(share).await.is_some() {
             return;
         }
