@@ -898,6 +898,33 @@ async fn one_source_behind_a_pointer_is_a_source_too() {
     assert_eq!(script.refreshes(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_is_left_waiting_when_all_happens_at_once() {
+    let script = Script::default();
+    let config = builder().max_wait(3600 * SECOND).build().unwrap();
+    let layer = TokenFreshnessLayer::new(config, script.clone());
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let layer = layer.clone();
+            tokio::spawn(async move {
+                for round in 0..500 {
+                    match (round + n) % 16 {
+                        0 => layer.handle().invalidate(),
+                        5 => layer.handle().reset(),
+                        10 => layer.handle().supply(TokenLife::of(LIFE)),
+                        _ => {}
+                    }
+                    assert_eq!(call(&layer).await.unwrap(), 7);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(script.0.most_in_flight.load(Ordering::SeqCst), 1);
+}
+
 #[cfg(feature = "serde")]
 #[tokio::test(start_paused = true)]
 async fn the_state_serialises() {

@@ -581,6 +581,37 @@ async fn a_handle_can_be_a_step_of_another_layer() {
     call(&outer).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_is_left_waiting_when_all_happens_at_once() {
+    let step = step_fn(|| async {
+        tokio::task::yield_now().await;
+        Ok(())
+    });
+    let config = WarmUpConfig::builder()
+        .max_wait(3600 * SECOND)
+        .build()
+        .unwrap();
+    let layer = WarmUpLayer::new(config, step);
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let layer = layer.clone();
+            tokio::spawn(async move {
+                for round in 0..500 {
+                    if (round + n) % 8 == 0 {
+                        layer.handle().invalidate();
+                    }
+                    assert_eq!(call(&layer).await.unwrap(), 7);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    layer.handle().warm_up().await.unwrap();
+    assert_eq!(layer.handle().state().warmth, Warmth::Warm);
+}
+
 fn reported(handle: &WarmUpHandle) -> (bool, String, Option<u64>) {
     let report = handle.report();
     assert_eq!(report.layer, "warm-up");
