@@ -162,12 +162,15 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 /// A duration from a server's number of seconds: neither negative, nor endless, nor no number.
-pub(crate) fn bounded(seconds: f64) -> Option<Duration> {
+pub(crate) fn bounded_by(seconds: f64, longest: Duration) -> Option<Duration> {
     if seconds.is_nan() || seconds < 0.0 {
         return None;
     }
-    let seconds = seconds.min(LONGEST_RETRY_AFTER.as_secs_f64());
-    Duration::try_from_secs_f64(seconds).ok()
+    Duration::try_from_secs_f64(seconds.min(longest.as_secs_f64())).ok()
+}
+
+fn bounded(seconds: f64) -> Option<Duration> {
+    bounded_by(seconds, LONGEST_RETRY_AFTER)
 }
 
 /// The time in `retry after 3s`, `retry after 1.5 seconds` or `retry after 250ms`, in lower case.

@@ -11,6 +11,8 @@ mod hostile;
 mod registry;
 mod response;
 mod service;
+#[cfg(any(feature = "token-freshness", feature = "warm-up"))]
+mod side;
 
 pub use call::{ArgumentsError, IDEMPOTENCY_KEY_META, PRINCIPAL_META, ToolCall, ToolFacts};
 pub use classify::{McpClassifier, TextRules};
@@ -24,3 +26,7 @@ pub use registry::{
 };
 pub use response::{DecodeError, ToolResponse};
 pub use service::{McpService, ResponseFuture};
+#[cfg(feature = "warm-up")]
+pub use side::{Connect, FirstCall};
+#[cfg(feature = "token-freshness")]
+pub use side::{TokenTools, ToolTokenSource};

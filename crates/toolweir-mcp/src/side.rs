@@ -1,1 +1,11 @@
-//! What other layers do with a server beside its calls: probe it, warm it up, look after its token.
+//! What other layers do with a server beside its calls: warm it up, and look after its token.
+
+#[cfg(feature = "token-freshness")]
+mod token;
+#[cfg(feature = "warm-up")]
+mod warm_up;
+
+#[cfg(feature = "token-freshness")]
+pub use token::{TokenTools, ToolTokenSource};
+#[cfg(feature = "warm-up")]
+pub use warm_up::{Connect, FirstCall};

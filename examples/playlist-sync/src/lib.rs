@@ -2,7 +2,14 @@
 //! scheduled Temporal worker.
 //!
 //! [`playlist`] reads the exports. [`music`] is the MCP server the example talks to, with a
-//! journal on disk that outlives it.
+//! journal on disk that outlives it. [`sync`] is the workflow that brings the one to the other.
 
 pub mod music;
 pub mod playlist;
+pub mod sync;
+
+/// The worker in the workspace's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+#[derive(Debug)]
+pub struct Readme;

@@ -1,0 +1,401 @@
+//! The recommended order of the layers over an MCP server.
+//!
+//! Outside in: health gate, breaker admission, warm-up, semaphore, token freshness, rate limit,
+//! breaker observation, connection. It refuses before it waits; it waits for a slot before it spends
+//! quota; it spends quota at dispatch, where the breaker observes, so that our own waiting never
+//! counts as the server's slowness. Calls that probes, warm-ups and token sources make go around
+//! the layers that wait for them, through rate limit and observation.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use toolweir_circuit_breaker::{CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer};
+use toolweir_core::{BoxError, BoxFuture, ConfigError};
+use toolweir_health_gate::{HealthGateConfig, HealthGateHandle, HealthGateLayer, Probe};
+use toolweir_mcp::{
+    Connect, Entry, FirstCall, McpClassifier, McpHandle, McpService, TokenTools, ToolCall,
+    ToolFacts, ToolService, ToolTokenSource,
+};
+use toolweir_rate_limit::{RateLimitConfig, RateLimitHandle, RateLimitLayer};
+use toolweir_semaphore::{SemaphoreConfig, SemaphoreHandle, SemaphoreLayer};
+use toolweir_token_freshness::{
+    TokenFreshnessConfig, TokenFreshnessHandle, TokenFreshnessLayer, TokenSource,
+};
+use toolweir_warm_up::{WarmUpConfig, WarmUpHandle, WarmUpLayer};
+use tower::ServiceBuilder;
+
+/// One MCP server behind its layers.
+///
+/// Health gate, circuit breaker, warm-up and semaphore are there unless they are left out; the rate
+/// limit and the token need to be told about, since nobody else knows the quota.
+///
+/// ```
+/// use toolweir::{
+///     mcp::{McpService, StdioServer, TokenTools},
+///     rate_limit::RateLimitConfig,
+///     stack::ToolStack,
+/// };
+///
+/// let music = McpService::builder("music").stdio(StdioServer::new("music-server")).build()?;
+/// let stack = ToolStack::builder(music)
+///     .rate_limit(RateLimitConfig::builder().calls_per_second(45).burst(25).build()?)
+///     .token_tools(TokenTools::default())
+///     .build()?;
+/// let entry = stack.into_entry();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct ToolStack {
+    service: ToolService,
+    handles: Handles,
+}
+
+/// The handles of the layers that a stack has.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Handles {
+    /// The connection.
+    pub mcp: McpHandle,
+    /// The health gate.
+    pub health_gate: Option<HealthGateHandle>,
+    /// The circuit breaker.
+    pub circuit_breaker: Option<CircuitBreakerHandle>,
+    /// The warm-up.
+    pub warm_up: Option<WarmUpHandle>,
+    /// The semaphore.
+    pub semaphore: Option<SemaphoreHandle>,
+    /// The token.
+    pub token_freshness: Option<TokenFreshnessHandle>,
+    /// The rate limit.
+    pub rate_limit: Option<RateLimitHandle>,
+}
+
+impl ToolStack {
+    /// Builds a stack over `mcp`.
+    pub fn builder(mcp: McpService) -> ToolStackBuilder {
+        ToolStackBuilder {
+            mcp,
+            health_gate: Some(HealthGateConfig::default()),
+            circuit_breaker: Some(CircuitBreakerConfig::default()),
+            warm_up: Some(WarmUpConfig::default()),
+            first_call: None,
+            semaphore: Some(SemaphoreConfig::default()),
+            token: None,
+            token_freshness: TokenFreshnessConfig::default(),
+            rate_limit: None,
+        }
+    }
+
+    /// The service. Clones share everything.
+    #[must_use]
+    pub fn service(&self) -> ToolService {
+        self.service.clone()
+    }
+
+    /// The handles, to read the layers' states and operate them.
+    #[must_use]
+    pub const fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
+    /// The stack as an entry of a registry, with all that preflight asks.
+    #[must_use]
+    pub fn into_entry(self) -> Entry {
+        let Handles {
+            mcp,
+            health_gate,
+            circuit_breaker,
+            warm_up,
+            semaphore,
+            token_freshness,
+            rate_limit,
+        } = self.handles;
+        let mut entry = Entry::new(self.service, mcp);
+        if let Some(handle) = circuit_breaker {
+            entry = entry.with_state(handle);
+        }
+        if let Some(handle) = semaphore {
+            entry = entry.with_state(handle);
+        }
+        if let Some(handle) = rate_limit {
+            entry = entry.with_state(handle);
+        }
+        if let Some(handle) = warm_up {
+            entry = entry.with_warm_up(handle);
+        }
+        if let Some(handle) = token_freshness {
+            entry = entry.with_token(handle);
+        }
+        if let Some(handle) = health_gate {
+            entry = entry.with_health(handle);
+        }
+        entry
+    }
+}
+
+impl fmt::Debug for ToolStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToolStack")
+            .field("handles", &self.handles)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a stack's token comes from.
+enum Token {
+    Tools(TokenTools),
+    Source(Arc<dyn TokenSource>),
+}
+
+/// Builds a [`ToolStack`].
+#[must_use]
+pub struct ToolStackBuilder {
+    mcp: McpService,
+    health_gate: Option<HealthGateConfig>,
+    circuit_breaker: Option<CircuitBreakerConfig>,
+    warm_up: Option<WarmUpConfig>,
+    first_call: Option<ToolCall>,
+    semaphore: Option<SemaphoreConfig>,
+    token: Option<Token>,
+    token_freshness: TokenFreshnessConfig,
+    rate_limit: Option<RateLimitConfig>,
+}
+
+impl ToolStackBuilder {
+    /// The health gate's configuration; `None` leaves it out.
+    pub fn health_gate(mut self, config: impl Into<Option<HealthGateConfig>>) -> Self {
+        self.health_gate = config.into();
+        self
+    }
+
+    /// The circuit breaker's configuration; `None` leaves it out.
+    pub fn circuit_breaker(mut self, config: impl Into<Option<CircuitBreakerConfig>>) -> Self {
+        self.circuit_breaker = config.into();
+        self
+    }
+
+    /// The warm-up's configuration; `None` leaves it out.
+    pub fn warm_up(mut self, config: impl Into<Option<WarmUpConfig>>) -> Self {
+        self.warm_up = config.into();
+        self
+    }
+
+    /// A cheap call that belongs to the warm-up, for servers that do half of their start in the
+    /// first one. It is made after connecting and refreshing the token, through the rate limit.
+    pub fn first_call(mut self, call: ToolCall) -> Self {
+        self.first_call = Some(call);
+        self
+    }
+
+    /// The semaphore's configuration; `None` leaves it out.
+    pub fn semaphore(mut self, config: impl Into<Option<SemaphoreConfig>>) -> Self {
+        self.semaphore = config.into();
+        self
+    }
+
+    /// The rate limit's configuration; `None` leaves it out, as does not calling this.
+    pub fn rate_limit(mut self, config: impl Into<Option<RateLimitConfig>>) -> Self {
+        self.rate_limit = config.into();
+        self
+    }
+
+    /// The server holds its own token, and has these tools to look at it and to renew it. They are
+    /// called around the rate limit, because servers do not count them.
+    pub fn token_tools(mut self, tools: TokenTools) -> Self {
+        self.token = Some(Token::Tools(tools));
+        self
+    }
+
+    /// The token comes from `source`.
+    pub fn token_source(mut self, source: impl TokenSource + 'static) -> Self {
+        self.token = Some(Token::Source(Arc::new(source)));
+        self
+    }
+
+    /// The token layer's configuration. It counts only with a token.
+    pub fn token_freshness(mut self, config: TokenFreshnessConfig) -> Self {
+        self.token_freshness = config;
+        self
+    }
+
+    /// The stack. Nothing is started before the first call, or a warm-up.
+    ///
+    /// # Errors
+    ///
+    /// A first call without a warm-up that would make it.
+    pub fn build(self) -> Result<ToolStack, ConfigError> {
+        if self.first_call.is_some() && self.warm_up.is_none() {
+            let allowed = "unset where there is no `warm_up`";
+            return Err(ConfigError::new("first_call", "set", allowed));
+        }
+        let layers = Layers::of(self);
+        Ok(ToolStack {
+            service: layers.service(),
+            handles: layers.handles(),
+        })
+    }
+}
+
+impl fmt::Debug for ToolStackBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToolStackBuilder")
+            .field("mcp", &self.mcp)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The layers, each with its state, before they are put over each other.
+struct Layers {
+    mcp: McpService,
+    health_gate: Option<HealthGateLayer<McpClassifier>>,
+    circuit_breaker: Option<CircuitBreakerLayer<McpClassifier>>,
+    warm_up: Option<WarmUpLayer<ToolFacts>>,
+    semaphore: Option<SemaphoreLayer<ToolFacts>>,
+    token_freshness: Option<TokenFreshnessLayer<McpClassifier, ToolFacts>>,
+    rate_limit: Option<RateLimitLayer<McpClassifier, ToolFacts>>,
+}
+
+impl Layers {
+    fn of(builder: ToolStackBuilder) -> Self {
+        let mcp = builder.mcp;
+        let handle = mcp.handle();
+        let name = handle.server();
+        let circuit_breaker = builder.circuit_breaker.map(|config| {
+            CircuitBreakerLayer::new(config)
+                .name(name)
+                .with_classifier(McpClassifier)
+        });
+        let rate_limit = builder.rate_limit.map(|config| {
+            RateLimitLayer::new(config)
+                .name(name)
+                .with_classifier(McpClassifier)
+                .with_facts(ToolFacts)
+        });
+        // Servers do not count the calls of their token tools; the breaker should see them.
+        let free = around(&mcp, None, circuit_breaker.as_ref());
+        let counted = around(&mcp, rate_limit.as_ref(), circuit_breaker.as_ref());
+        let token_freshness = builder.token.map(|token| {
+            let config = builder.token_freshness;
+            let layer = match token {
+                Token::Tools(tools) => {
+                    TokenFreshnessLayer::new(config, ToolTokenSource::new(free, tools))
+                }
+                Token::Source(source) => TokenFreshnessLayer::new(config, source),
+            };
+            layer
+                .name(name)
+                .with_classifier(McpClassifier)
+                .with_facts(ToolFacts)
+        });
+        let token = token_freshness.as_ref().map(TokenFreshnessLayer::handle);
+        let warm_up = builder.warm_up.map(|config| {
+            warm_up(config, &handle, token, builder.first_call, counted)
+                .name(name)
+                .with_facts(ToolFacts)
+        });
+        let health_gate = builder.health_gate.map(|config| {
+            HealthGateLayer::new(config, Ping(handle.clone()))
+                .name(name)
+                .with_classifier(McpClassifier)
+        });
+        let semaphore = builder
+            .semaphore
+            .map(|config| SemaphoreLayer::new(config).name(name).with_facts(ToolFacts));
+        Self {
+            health_gate,
+            circuit_breaker,
+            warm_up,
+            semaphore,
+            token_freshness,
+            rate_limit,
+            mcp,
+        }
+    }
+
+    fn service(&self) -> ToolService {
+        let breaker = self.circuit_breaker.as_ref();
+        let service = ServiceBuilder::new()
+            .option_layer(self.health_gate.clone())
+            .option_layer(breaker.map(CircuitBreakerLayer::admission))
+            .option_layer(self.warm_up.clone())
+            .option_layer(self.semaphore.clone())
+            .option_layer(self.token_freshness.clone())
+            .option_layer(self.rate_limit.clone())
+            .option_layer(breaker.map(CircuitBreakerLayer::observation))
+            .service(self.mcp.clone());
+        ToolService::new(service)
+    }
+
+    fn handles(&self) -> Handles {
+        Handles {
+            mcp: self.mcp.handle(),
+            health_gate: self.health_gate.as_ref().map(HealthGateLayer::handle),
+            circuit_breaker: self
+                .circuit_breaker
+                .as_ref()
+                .map(CircuitBreakerLayer::handle),
+            warm_up: self.warm_up.as_ref().map(WarmUpLayer::handle),
+            semaphore: self.semaphore.as_ref().map(SemaphoreLayer::handle),
+            token_freshness: self
+                .token_freshness
+                .as_ref()
+                .map(TokenFreshnessLayer::handle),
+            rate_limit: self.rate_limit.as_ref().map(RateLimitLayer::handle),
+        }
+    }
+}
+
+/// The way that a stack's own calls go: through observation, and through the rate limit where the
+/// server counts them.
+fn around(
+    mcp: &McpService,
+    rate_limit: Option<&RateLimitLayer<McpClassifier, ToolFacts>>,
+    circuit_breaker: Option<&CircuitBreakerLayer<McpClassifier>>,
+) -> ToolService {
+    let service = ServiceBuilder::new()
+        .option_layer(rate_limit.cloned())
+        .option_layer(circuit_breaker.map(CircuitBreakerLayer::observation))
+        .service(mcp.clone());
+    ToolService::new(service)
+}
+
+/// Connect, then the token, then one cheap call.
+fn warm_up(
+    config: WarmUpConfig,
+    mcp: &McpHandle,
+    token: Option<TokenFreshnessHandle>,
+    first_call: Option<ToolCall>,
+    counted: ToolService,
+) -> WarmUpLayer {
+    let epoch = mcp.clone();
+    let mut steps = WarmUpLayer::builder(config)
+        .epoch(move || epoch.epoch())
+        .step("connect", Connect::new(mcp.clone()));
+    if let Some(token) = token {
+        steps = steps.step("token", FreshToken(token));
+    }
+    if let Some(call) = first_call {
+        steps = steps.step("first-call", FirstCall::new(counted, call));
+    }
+    match steps.build() {
+        Ok(layer) => layer,
+        Err(_) => unreachable!("there is a step"),
+    }
+}
+
+/// A server that answers a ping is well.
+struct Ping(McpHandle);
+
+impl Probe for Ping {
+    fn probe(&self) -> BoxFuture<'_, Result<(), BoxError>> {
+        Box::pin(async { Ok(self.0.ping().await?) })
+    }
+}
+
+/// A token that is fresh belongs to a warm server.
+struct FreshToken(TokenFreshnessHandle);
+
+impl toolweir_core::WarmUp for FreshToken {
+    fn warm_up(&self) -> BoxFuture<'_, Result<(), BoxError>> {
+        Box::pin(async { Ok(self.0.ensure_fresh(Duration::ZERO).await?) })
+    }
+}

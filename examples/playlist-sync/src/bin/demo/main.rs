@@ -1,0 +1,145 @@
+//! Runs the example end to end, and says what happened.
+
+mod arguments;
+mod figures;
+mod progress;
+mod show;
+mod stage;
+mod summary;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use tokio::{signal, time::Instant};
+use toolweir::schedule::Schedules;
+
+use crate::{
+    arguments::Arguments,
+    figures::{Expected, Figures},
+    progress::Progress,
+    show::Show,
+    stage::Stage,
+};
+
+/// As a shell reports a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let progress = Progress::new();
+    let result = demo(&arguments, progress).await;
+    result.unwrap_or_else(|error| {
+        #[expect(
+            clippy::print_stderr,
+            reason = "what went wrong is for the person at the terminal"
+        )]
+        {
+            eprintln!("error: {error:#}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+async fn demo(arguments: &Arguments, mut progress: Progress) -> Result<ExitCode> {
+    let begun = Instant::now();
+    let exports = exports(arguments)?;
+    let expected = Expected::read(&exports);
+    for unreadable in &expected.unreadable {
+        progress.say(unreadable);
+    }
+    progress.say("starting the development server, the worker and its MCP server");
+    let mut stage = tokio::select! {
+        stage = Stage::set(arguments, &exports) => stage?,
+        _ = signal::ctrl_c() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    let figures = tokio::select! {
+        figures = perform(arguments, &exports, &expected, &mut stage, &mut progress) => Some(figures),
+        _ = signal::ctrl_c() => None,
+    };
+    progress.say("stopping everything");
+    let struck = stage.strike().await;
+    progress.done();
+    let Some(figures) = figures else {
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    let figures = Figures {
+        seconds: begun.elapsed().as_secs_f64(),
+        ..figures?
+    };
+    struck?;
+    report(arguments, &expected, &figures)
+}
+
+/// The exports as absolute paths, so that the worker finds them wherever it runs.
+fn exports(arguments: &Arguments) -> Result<Vec<PathBuf>> {
+    let given = if arguments.exports.is_empty() {
+        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../data");
+        ["anna.csv", "ben.csv", "chloe.m3u8"]
+            .iter()
+            .map(|name| PathBuf::from(data).join(name))
+            .collect()
+    } else {
+        arguments.exports.clone()
+    };
+    given
+        .into_iter()
+        .map(|path| {
+            std::path::absolute(&path).with_context(|| format!("{} is no path", path.display()))
+        })
+        .collect()
+}
+
+async fn perform(
+    arguments: &Arguments,
+    exports: &[PathBuf],
+    expected: &Expected,
+    stage: &mut Stage,
+    progress: &mut Progress,
+) -> Result<Figures> {
+    let begun = Instant::now();
+    let client = stage.client().await?;
+    let journal = stage.journal();
+    progress.say("creating the schedules, triggering one, backfilling two");
+    let task_queue = stage.task_queue().to_owned();
+    let schedules = Schedules::new(client.clone());
+    let show = Show::start(schedules, arguments, exports, &task_queue).await?;
+    progress.expect_runs(show.expected_runs());
+    tokio::select! {
+        watched = show.watch(arguments, &journal, progress) => watched?,
+        ended = stage.worker_ended() => anyhow::bail!("the worker ended: {}", ended?),
+    }
+    progress.say("waiting for the last runs");
+    let overlap_skipped = show.wind_down(&client, arguments.patience()).await?;
+    progress.say("reading journal and histories");
+    Figures::read(
+        &client,
+        &journal,
+        expected,
+        overlap_skipped,
+        begun.elapsed(),
+    )
+    .await
+}
+
+fn report(arguments: &Arguments, expected: &Expected, figures: &Figures) -> Result<ExitCode> {
+    let shortfalls = figures.shortfalls(arguments, expected);
+    #[expect(clippy::print_stdout, reason = "the summary is what the demo is for")]
+    {
+        print!("{}", figures.summary(arguments));
+        for shortfall in &shortfalls {
+            println!("  ! {shortfall}");
+        }
+    }
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_string_pretty(figures)?;
+        std::fs::write(path, json + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(if shortfalls.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

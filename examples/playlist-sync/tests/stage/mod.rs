@@ -1,0 +1,139 @@
+//! A development server, workers and a journal for one test.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test's own set-up a failure is the test's"
+)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use playlist_sync::{
+    music::journal::{self, Summary},
+    sync::{PlaylistSync, SyncInput, SyncReport, TASK_QUEUE},
+};
+use temporalio_client::{Client, WorkflowGetResultOptions, WorkflowHandle, WorkflowStartOptions};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+use toolweir_testkit::temporal::{Options, TemporalServer};
+
+/// A machine that compiles on every core is slow; one that hangs is slower.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a test runs on. Dropped, everything ends.
+pub struct Stage {
+    temporal: TemporalServer,
+    folder: tempfile::TempDir,
+}
+
+/// A workflow run.
+pub type Run = WorkflowHandle<Client, PlaylistSync>;
+
+impl Stage {
+    pub async fn set() -> Self {
+        Self {
+            temporal: TemporalServer::start(Options::new()).await.unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.folder.path().join("journal.jsonl")
+    }
+
+    pub fn address(&self) -> &str {
+        self.temporal.address()
+    }
+
+    /// A worker whose music server takes `options` besides its inputs.
+    pub async fn worker(&self, options: &[&str]) -> Child {
+        let mut worker = worker_command(self.address(), &self.journal(), options)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let stdout = worker.stdout.take().unwrap();
+        let line = BufReader::new(stdout).lines().next_line().await.unwrap();
+        assert!(line.is_some(), "the worker ended before it was ready");
+        worker
+    }
+
+    pub async fn start(&self, id: &str, input: SyncInput) -> Run {
+        let client = self.temporal.client("default").await.unwrap();
+        let options = WorkflowStartOptions::new(TASK_QUEUE, id).build();
+        client
+            .start_workflow(PlaylistSync::run, input, options)
+            .await
+            .unwrap()
+    }
+
+    pub fn summary(&self) -> Summary {
+        journal::read(&self.journal()).unwrap()
+    }
+
+    /// Waits until the journal says so.
+    pub async fn wait_for(&self, what: &str, holds: impl Fn(&Summary) -> bool) {
+        let give_up = Instant::now() + PATIENCE;
+        while !self.journal().exists() || !holds(&self.summary()) {
+            assert!(Instant::now() < give_up, "{what} did not come about");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+pub fn worker_command(address: &str, journal: &Path, options: &[&str]) -> Command {
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_worker"));
+    worker
+        .args(["--address", address, "--"])
+        .arg(env!("CARGO_BIN_EXE_music-server"))
+        .arg("--journal")
+        .arg(journal)
+        .args(options)
+        .arg("--inputs")
+        .args(exports())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    worker
+}
+
+pub async fn result(run: &Run) -> SyncReport {
+    let options = WorkflowGetResultOptions::default();
+    tokio::time::timeout(PATIENCE, run.get_result(options))
+        .await
+        .expect("the run did not end in time")
+        .unwrap()
+}
+
+/// The example's own exports.
+pub fn exports() -> Vec<String> {
+    ["anna.csv", "ben.csv", "chloe.m3u8"]
+        .map(|name| format!("{}/../data/{name}", env!("CARGO_MANIFEST_DIR")))
+        .to_vec()
+}
+
+/// Ends a process as a crash or the kernel would.
+pub async fn kill_dash_nine(process: u32) {
+    let status = Command::new("kill")
+        .args(["-9", &process.to_string()])
+        .status()
+        .await
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Every findable track of the example's exports stands in its playlist, once.
+pub fn assert_every_track_once(summary: &Summary) {
+    assert_eq!(summary.entries(), 23, "23 of the 24 tracks can be found");
+    assert_eq!(summary.duplicates(), vec![], "a track stands twice");
+    for (playlist, entries) in &summary.playlists {
+        let mut ids: Vec<_> = entries.iter().map(|entry| &entry.track_id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), entries.len(), "in {playlist}");
+    }
+}
