@@ -1,1 +1,17 @@
 #![doc = include_str!("../README.md")]
+
+mod bucket;
+mod config;
+mod future;
+mod handle;
+mod layer;
+mod refusal;
+mod service;
+mod shared;
+mod state;
+
+pub use config::{RateLimitConfig, RateLimitConfigBuilder};
+pub use future::ResponseFuture;
+pub use handle::{PausedBy, RateLimitHandle, RateLimitState};
+pub use layer::RateLimitLayer;
+pub use service::RateLimit;

@@ -1,0 +1,251 @@
+//! What can be set.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use toolweir_core::ConfigError;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest period of a quota.
+const LONGEST_PERIOD: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// The longest time in which an empty bucket may fill up. It bounds the arithmetic.
+const LONGEST_FILL: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// The longest wait. Longer ones are for whoever schedules the calls.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How many calls a server takes in which time, and how others wait.
+///
+/// ```
+/// use std::time::Duration;
+/// use toolweir_rate_limit::RateLimitConfig;
+///
+/// let config = RateLimitConfig::builder()
+///     .quota(300, Duration::from_secs(60))
+///     .burst(10)
+///     .build()
+///     .expect("all values are in range");
+///
+/// let error = RateLimitConfig::builder().build().unwrap_err();
+/// assert_eq!(error.to_string(), "`quota` must be set, but is unset");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimitConfig {
+    pub(crate) calls: NonZeroU32,
+    pub(crate) per: Duration,
+    pub(crate) burst: NonZeroU32,
+    pub(crate) max_wait: Duration,
+    pub(crate) default_pause: Duration,
+    pub(crate) max_pause: Duration,
+}
+
+impl RateLimitConfig {
+    /// A builder with default values for all but the quota, which only the server's documentation
+    /// can tell.
+    pub fn builder() -> RateLimitConfigBuilder {
+        RateLimitConfigBuilder::default()
+    }
+
+    /// In how much time one cell comes back, rounded up: never faster than the quota.
+    pub(crate) fn interval(&self) -> Duration {
+        interval(self.calls, self.per)
+    }
+}
+
+fn interval(calls: NonZeroU32, per: Duration) -> Duration {
+    let nanos = per.as_nanos().div_ceil(u128::from(calls.get()));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// Sets the values of a [`RateLimitConfig`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct RateLimitConfigBuilder {
+    quota: Option<(u32, Duration)>,
+    burst: Option<u32>,
+    max_wait: Duration,
+    default_pause: Duration,
+    max_pause: Duration,
+}
+
+impl Default for RateLimitConfigBuilder {
+    fn default() -> Self {
+        Self {
+            quota: None,
+            burst: None,
+            max_wait: Duration::from_millis(250),
+            default_pause: Duration::from_secs(1),
+            max_pause: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl RateLimitConfigBuilder {
+    /// How many calls pass in a time: at least 1, in more than zero and at most 366 days. It must
+    /// be set.
+    ///
+    /// A call that costs more counts as more. The cells come back one by one, each `per / calls`
+    /// after the last, rounded up to a nanosecond, and not all at once at the end of a period.
+    pub const fn quota(mut self, calls: u32, per: Duration) -> Self {
+        self.quota = Some((calls, per));
+        self
+    }
+
+    /// [`quota`](Self::quota) in a second.
+    pub const fn calls_per_second(self, calls: u32) -> Self {
+        self.quota(calls, Duration::from_secs(1))
+    }
+
+    /// [`quota`](Self::quota) in a minute. Set a `burst` too, or a whole minute's calls may pass
+    /// at once.
+    pub const fn calls_per_minute(self, calls: u32) -> Self {
+        self.quota(calls, Duration::from_secs(60))
+    }
+
+    /// How many calls may pass at once after a rest: at least 1, by default the quota's calls.
+    ///
+    /// In the worst case `burst + calls` pass in a time of `per`: those saved up, and those that
+    /// come back meanwhile. No call may cost more than the burst.
+    pub const fn burst(mut self, cells: u32) -> Self {
+        self.burst = Some(cells);
+        self
+    }
+
+    /// How long a call may wait: at most 60 seconds, by default 250 milliseconds. With zero none
+    /// waits.
+    ///
+    /// A call whose own deadline comes sooner waits only until then.
+    pub const fn max_wait(mut self, duration: Duration) -> Self {
+        self.max_wait = duration;
+        self
+    }
+
+    /// How long to pause for a throttled answer that names no time: more than zero, by default 1
+    /// second.
+    pub const fn default_pause(mut self, duration: Duration) -> Self {
+        self.default_pause = duration;
+        self
+    }
+
+    /// The longest pause that a server may ask for: more than zero, at most a day, by default one
+    /// hour.
+    pub const fn max_pause(mut self, duration: Duration) -> Self {
+        self.max_pause = duration;
+        self
+    }
+
+    /// Checks the values.
+    ///
+    /// # Errors
+    ///
+    /// Names the field, its value and what is allowed.
+    pub fn build(self) -> Result<RateLimitConfig, ConfigError> {
+        let (calls, per) = self
+            .quota
+            .ok_or_else(|| ConfigError::new("quota", "unset", "set"))?;
+        let calls = at_least_one("quota", calls)?;
+        if per.is_zero() || per > LONGEST_PERIOD {
+            let allowed = "per more than zero and at most 366 days";
+            return Err(ConfigError::new("quota", format!("per {per:?}"), allowed));
+        }
+        let burst = at_least_one("burst", self.burst.unwrap_or(calls.get()))?;
+        let most = LONGEST_FILL.as_nanos() / interval(calls, per).as_nanos();
+        if u128::from(burst.get()) > most {
+            let allowed = format!("from 1 to {most}, or it would take more than ten years to fill");
+            return Err(ConfigError::new("burst", burst, allowed));
+        }
+        if self.max_wait > LONGEST_WAIT {
+            return Err(duration("max_wait", self.max_wait, "at most 60s"));
+        }
+        if self.default_pause.is_zero() {
+            let value = self.default_pause;
+            return Err(duration("default_pause", value, "longer than zero"));
+        }
+        if self.max_pause.is_zero() || self.max_pause > DAY {
+            let allowed = "longer than zero and at most a day";
+            return Err(duration("max_pause", self.max_pause, allowed));
+        }
+        Ok(RateLimitConfig {
+            calls,
+            per,
+            burst,
+            max_wait: self.max_wait,
+            default_pause: self.default_pause,
+            max_pause: self.max_pause,
+        })
+    }
+}
+
+fn at_least_one(field: &'static str, value: u32) -> Result<NonZeroU32, ConfigError> {
+    NonZeroU32::new(value).ok_or_else(|| ConfigError::new(field, value, "at least 1"))
+}
+
+fn duration(field: &'static str, value: Duration, allowed: &'static str) -> ConfigError {
+    ConfigError::new(field, format!("{value:?}"), allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_burst_is_the_quota_by_default() {
+        let config = RateLimitConfig::builder().calls_per_second(7).build();
+        let config = config.unwrap();
+        assert_eq!(config.burst.get(), 7);
+        let config = RateLimitConfig::builder().calls_per_minute(90).burst(2);
+        let config = config.build().unwrap();
+        assert_eq!((config.per, config.burst.get()), (60 * SECOND, 2));
+    }
+
+    #[test]
+    fn cells_come_back_no_faster_than_the_quota() {
+        let interval = |calls, per| {
+            let config = RateLimitConfig::builder().quota(calls, per).build();
+            config.unwrap().interval()
+        };
+        assert_eq!(interval(10, SECOND), Duration::from_millis(100));
+        assert_eq!(interval(3, SECOND), Duration::from_nanos(333_333_334));
+        assert_eq!(interval(1, 2 * SECOND), 2 * SECOND);
+        assert_eq!(interval(u32::MAX, SECOND), Duration::from_nanos(1));
+    }
+
+    #[test]
+    fn a_refused_value_is_named_with_its_range() {
+        let second = || RateLimitConfig::builder().calls_per_second(10);
+        let cases = [
+            (
+                RateLimitConfig::builder().calls_per_second(0),
+                "`quota` must be at least 1, but is 0",
+            ),
+            (
+                RateLimitConfig::builder().quota(1, Duration::ZERO),
+                "`quota` must be per more than zero and at most 366 days, but is per 0ns",
+            ),
+            (second().burst(0), "`burst` must be at least 1, but is 0"),
+            (
+                RateLimitConfig::builder().quota(1, DAY).burst(4_000),
+                "`burst` must be from 1 to 3660, or it would take more than ten years to fill, \
+                 but is 4000",
+            ),
+            (
+                second().max_wait(61 * SECOND),
+                "`max_wait` must be at most 60s, but is 61s",
+            ),
+            (
+                second().default_pause(Duration::ZERO),
+                "`default_pause` must be longer than zero, but is 0ns",
+            ),
+            (
+                second().max_pause(2 * DAY),
+                "`max_pause` must be longer than zero and at most a day, but is 172800s",
+            ),
+        ];
+        for (builder, message) in cases {
+            assert_eq!(builder.build().unwrap_err().to_string(), message);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Reading and operating a rate limit.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use toolweir_core::{
+    ReportState, StateReport,
+    time::{millis, millis_ceil},
+};
+
+use crate::{refusal::LAYER, shared::Shared};
+
+/// Reads a rate limit's state, pauses it and resumes it. Cheap to clone; clones share the limit.
+#[derive(Debug, Clone)]
+pub struct RateLimitHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) name: Option<Arc<str>>,
+}
+
+impl RateLimitHandle {
+    /// The state, all of one moment.
+    #[must_use]
+    pub fn state(&self) -> RateLimitState {
+        let now = Instant::now();
+        self.shared.with(|limiter| {
+            let paused = limiter.paused(now);
+            let wait = limiter.slot(now).saturating_duration_since(now);
+            let counts = limiter.counts();
+            RateLimitState {
+                calls: limiter.config.calls.get(),
+                per_ms: millis(limiter.config.per),
+                burst: limiter.config.burst.get(),
+                available: limiter.available(now),
+                waiting: limiter.waiting(),
+                retry_after_ms: (!wait.is_zero()).then(|| millis_ceil(wait)),
+                paused_ms: paused.map(|(_, left)| millis_ceil(left)),
+                paused_by: paused.map(|(by, _)| by),
+                passed_calls: counts.passed,
+                waited_calls: counts.waited,
+                rejected_calls: counts.rejected,
+                throttled_calls: counts.throttled,
+            }
+        })
+    }
+
+    /// How long until a call of cost 1 may pass. `None`: one passes now.
+    ///
+    /// Calls that wait come before it. Asking takes nothing from the quota.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let slot = self.shared.with(|limiter| limiter.slot(now));
+        (slot > now).then(|| slot - now)
+    }
+
+    /// What is left of a pause.
+    #[must_use]
+    pub fn paused_for(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let paused = self.shared.with(|limiter| limiter.paused(now));
+        paused.map(|(_, left)| left)
+    }
+
+    /// Lets nothing pass for `duration`, and after it one call at once, as after a pause that the
+    /// server asked for. A pause that lasts longer already stays as it is.
+    pub fn pause(&self, duration: Duration) {
+        let now = Instant::now();
+        self.shared
+            .with(|limiter| limiter.pause(duration, PausedBy::Operator, now));
+    }
+
+    /// Ends a pause now, whoever asked for it. One call passes at once, and others at the pace of
+    /// the quota.
+    pub fn resume(&self) {
+        let now = Instant::now();
+        self.shared.with(|limiter| limiter.resume(now));
+    }
+}
+
+/// Ready while a call of cost 1 would pass, at once or after a wait that is allowed.
+impl ReportState for RateLimitHandle {
+    fn report(&self) -> StateReport {
+        let now = Instant::now();
+        match self.shared.with(|limiter| limiter.verdict(now)) {
+            Some(refusal) => StateReport::refusing(&refusal.into_rejection(self.name.as_ref())),
+            None => StateReport::ready(LAYER),
+        }
+    }
+}
+
+/// Who asked for a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum PausedBy {
+    /// The server, with a throttled answer.
+    Server,
+    /// [`RateLimitHandle::pause`].
+    Operator,
+}
+
+/// What a rate limit was at one moment. Times are in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct RateLimitState {
+    /// How many calls of cost 1 the quota has …
+    pub calls: u32,
+    /// … in how much time.
+    pub per_ms: u64,
+    /// How many cells there can be at once.
+    pub burst: u32,
+    /// How many there are.
+    pub available: u32,
+    /// How many calls wait.
+    pub waiting: usize,
+    /// In how many milliseconds a call of cost 1 passes that is made now, if not at once.
+    pub retry_after_ms: Option<u64>,
+    /// What is left of a pause.
+    pub paused_ms: Option<u64>,
+    /// Who asked for it.
+    pub paused_by: Option<PausedBy>,
+    /// How many calls have passed.
+    pub passed_calls: u64,
+    /// How many calls have had to wait, whether or not they then passed.
+    pub waited_calls: u64,
+    /// How many were refused.
+    pub rejected_calls: u64,
+    /// How many answers asked for fewer calls.
+    pub throttled_calls: u64,
+}

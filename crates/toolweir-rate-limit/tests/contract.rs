@@ -1,0 +1,15 @@
+//! The contract of all layers.
+
+use toolweir_rate_limit::{RateLimitConfig, RateLimitLayer};
+
+fn limit(burst: u32) -> RateLimitLayer {
+    let config = RateLimitConfig::builder()
+        .calls_per_second(100)
+        .burst(burst);
+    RateLimitLayer::new(config.build().unwrap()).name("music")
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_quota_for_all_of_it() {
+    toolweir_contract::check(|| limit(1000)).await;
+}
