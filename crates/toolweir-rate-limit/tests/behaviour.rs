@@ -1,5 +1,7 @@
 //! What the rate limit does where others go wrong, and what its documentation promises.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},

@@ -1,5 +1,7 @@
 //! The contract of all layers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use toolweir_rate_limit::{RateLimitConfig, RateLimitLayer};
 
 fn limit(burst: u32) -> RateLimitLayer {
