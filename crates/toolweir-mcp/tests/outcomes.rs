@@ -1,0 +1,128 @@
+//! What servers say, from their answer to the layers' one outcome.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::time::Duration;
+
+use serde_json::json;
+use toolweir_core::{Delivery, Observation, Outcome};
+use toolweir_mcp::{
+    McpService, McpServiceBuilder, TextRules, ToolCall, ToolError, ToolResponse, may_repeat,
+};
+use toolweir_testkit::mcp::{Answer, ScriptedServer};
+use tower::ServiceExt as _;
+
+fn builder(server: &ScriptedServer) -> McpServiceBuilder {
+    let server = server.clone();
+    McpService::builder("music").transport(move || {
+        let stream = server.connect();
+        async move { Ok(stream) }
+    })
+}
+
+async fn call(mcp: &McpService, call: ToolCall) -> Result<ToolResponse, ToolError> {
+    mcp.clone().oneshot(call).await
+}
+
+async fn observed(mcp: &McpService, tool: &'static str) -> Observation {
+    let response = call(mcp, ToolCall::new(tool)).await.unwrap();
+    response.observation()
+}
+
+const fn throttled(millis: u64) -> Outcome {
+    Outcome::Throttled {
+        retry_after: Some(Duration::from_millis(millis)),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_is_an_answer_with_its_time() {
+    let mcp = builder(&ScriptedServer::new()).build().unwrap();
+    let throttle = ToolCall::new("throttle").try_arguments(&json!({ "retry_after_ms": 250 }));
+    let response = call(&mcp, throttle.unwrap()).await.unwrap();
+    assert!(response.is_error());
+    assert_eq!(response.retry_after(), Some(Duration::from_millis(250)));
+    let expected = Observation::new(throttled(250), Delivery::NotSent);
+    assert_eq!(response.observation(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_in_text_needs_rules() {
+    let server = ScriptedServer::new();
+    let without = builder(&server).build().unwrap();
+    let expected = Observation::new(Outcome::Ignored, Delivery::Executed);
+    assert_eq!(observed(&without, "text_throttle").await, expected);
+    let with = builder(&server).text_rules(TextRules::common());
+    let expected = Observation::new(throttled(3000), Delivery::NotSent);
+    assert_eq!(
+        observed(&with.build().unwrap(), "text_throttle").await,
+        expected
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_mistake_says_nothing_of_the_server() {
+    let server = ScriptedServer::new();
+    let mcp = builder(&server).build().unwrap();
+    server.script([Answer::Error { code: -32602 }]);
+    for tool in ["echo", "no_such_tool"] {
+        let error = call(&mcp, ToolCall::new(tool)).await.unwrap_err();
+        assert!(matches!(error, ToolError::Protocol { .. }), "{error:?}");
+        assert_eq!(error.observation().outcome, Outcome::Ignored);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_is_unauthorized_until_it_is_renewed() {
+    let server = ScriptedServer::new();
+    let mcp = builder(&server).build().unwrap();
+    server.expire_token();
+    let expected = Observation::new(Outcome::Unauthorized, Delivery::NotSent);
+    assert_eq!(observed(&mcp, "guarded").await, expected);
+    observed(&mcp, "refresh_token").await;
+    assert_eq!(observed(&mcp, "guarded").await.outcome, Outcome::Success);
+}
+
+#[tokio::test(start_paused = true)]
+async fn annotations_are_hints_and_configuration_goes_before_them() {
+    let server = ScriptedServer::new();
+    let said = builder(&server).build().unwrap().handle();
+    said.connect().await.unwrap();
+    let (echo, add) = (said.hints("echo"), said.hints("add"));
+    assert!(echo.read_only && !echo.idempotent);
+    assert!(add.idempotent && !add.read_only);
+    assert!(!said.hints("fail").is_repeatable());
+    assert!(!said.hints("no_such_tool").is_repeatable());
+
+    let told = builder(&server)
+        .repeatable("add", false)
+        .repeatable("fail", true);
+    let told = told.build().unwrap().handle();
+    for connected in [false, true] {
+        if connected {
+            told.connect().await.unwrap();
+        }
+        assert!(!may_repeat(Delivery::Ambiguous, told.hints("add")));
+        assert!(may_repeat(Delivery::Ambiguous, told.hints("fail")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_makes_one_effect_of_two_attempts() {
+    let server = ScriptedServer::new();
+    server.script_tool("add", [Answer::DieAfter]);
+    let mcp = builder(&server).build().unwrap();
+    let add = ToolCall::new("add")
+        .try_arguments(&json!({ "key": "anna" }))
+        .unwrap()
+        .with_idempotency_key("anna/t1");
+    let error = call(&mcp, add.clone()).await.unwrap_err();
+    let delivery = error.observation().delivery;
+    assert_eq!(delivery, Delivery::Ambiguous);
+    assert!(may_repeat(delivery, mcp.handle().hints("add")));
+    let again: serde_json::Value = call(&mcp, add).await.unwrap().into().unwrap();
+    assert_eq!(again["applied"], false);
+    let stats = server.stats();
+    assert_eq!(stats.effects_of("anna"), 1);
+    assert_eq!(stats.idempotency_keys["anna/t1"], 2);
+}
