@@ -19,8 +19,10 @@ pub(crate) struct Facts {
     attempt: u32,
     /// How long this attempt may take from now.
     time: Option<Duration>,
-    /// How long ago the activity was scheduled.
+    /// How long ago the activity was scheduled, when these facts were read.
     age: Option<Duration>,
+    /// When they were read.
+    read: Instant,
 }
 
 impl Facts {
@@ -41,12 +43,14 @@ impl Facts {
             age: info
                 .scheduled_time
                 .map(|scheduled| now.duration_since(scheduled).unwrap_or_default()),
+            read: Instant::now(),
         }
     }
 
-    /// What is left of a schedule-to-close time.
+    /// What is left of a schedule-to-close time by now, the call itself deducted.
     pub(crate) fn left(&self, schedule_to_close: Option<Duration>) -> Option<Duration> {
-        Some(schedule_to_close?.saturating_sub(self.age?))
+        let age = self.age?.saturating_add(self.read.elapsed());
+        Some(schedule_to_close?.saturating_sub(age))
     }
 }
 
@@ -83,6 +87,7 @@ mod tests {
             attempt: 3,
             time: Some(Duration::from_secs(60)),
             age: Some(Duration::from_secs(40)),
+            read: Instant::now(),
         }
     }
 
@@ -108,11 +113,14 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_is_left_never_goes_below_nothing() {
-        let left = |seconds| facts().left(Some(Duration::from_secs(seconds)));
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_never_goes_below_nothing() {
+        let facts = facts();
+        let left = |seconds| facts.left(Some(Duration::from_secs(seconds)));
         assert_eq!(left(600), Some(Duration::from_secs(560)));
         assert_eq!(left(10), Some(Duration::ZERO));
-        assert_eq!(facts().left(None), None);
+        assert_eq!(facts.left(None), None);
+        tokio::time::advance(Duration::from_secs(50)).await;
+        assert_eq!(left(600), Some(Duration::from_secs(510)));
     }
 }

@@ -126,26 +126,27 @@ fn failure(
         kind, retry_after, ..
     } = *verdict;
     // Waiting for it would end in a timeout that says less.
-    let too_late = matches!((retry_after, target.left), (Some(wait), Some(left)) if wait > left);
+    let too_late = retry_after.filter(|wait| target.left.is_some_and(|left| *wait > left));
     let mut details = FailureDetails::new(target.server, target.tool);
     details.layer = rejection.map(|rejection| rejection.layer().to_owned());
     details.reason = rejection.map(|rejection| rejection.reason().to_string());
     details.retry_after_ms = retry_after.map(millis_ceil);
     details.delivery = delivery_word(observation.delivery).to_owned();
-    let error = match kind {
-        FailureKind::OutcomeUnknown => BoxError::from(format!(
+    let error = match too_late {
+        _ if kind == FailureKind::OutcomeUnknown => BoxError::from(format!(
             "the answer of tool {:?} was lost, so it may have been executed, and it is not known \
              to be safe to repeat: {error}",
             target.tool
         )),
-        _ if too_late => BoxError::from(format!(
-            "{error}; that is later than the call may last, so it fails now"
+        Some(wait) => BoxError::from(format!(
+            "{error}; it may be repeated in {wait:.1?}, which is later than the call may last, so \
+             it fails now"
         )),
-        _ => error,
+        None => error,
     };
     ApplicationFailure::builder(error)
         .type_name(kind.as_str().to_owned())
-        .non_retryable(kind.is_final() || verdict.terminal || too_late)
+        .non_retryable(kind.is_final() || verdict.terminal || too_late.is_some())
         .maybe_next_retry_delay(retry_after)
         .category(if kind.is_benign() {
             ApplicationErrorCategory::Benign
