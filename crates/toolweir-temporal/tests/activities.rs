@@ -1,0 +1,277 @@
+//! The activities, with a context that tests hold, over a server in memory and on a clock that
+//! stands still unless somebody waits.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::{Value, json};
+use temporalio_common::error::{ApplicationErrorCategory, ApplicationFailure};
+use temporalio_sdk::{
+    activities::{ActivityError, ActivityInfo},
+    testing::{ActivityEnvironment, ActivityEnvironmentError, TestActivityInfoOptions},
+};
+use toolweir_mcp::{Entry, IDEMPOTENCY_KEY_META, McpService, ServerRegistry};
+use toolweir_temporal::ToolActivities;
+use toolweir_testkit::mcp::{Answer, ScriptedServer};
+use toolweir_workflow::{CallToolInput, CallToolOutput};
+
+type Ran<T> = Result<T, ActivityEnvironmentError>;
+
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(9);
+
+fn entry(server: &ScriptedServer) -> Entry {
+    let server = server.clone();
+    let mcp = McpService::builder("music").transport(move || {
+        let stream = server.connect();
+        async move { Ok(stream) }
+    });
+    Entry::of(mcp.build().unwrap())
+}
+
+fn activities(server: &ScriptedServer) -> ToolActivities {
+    let registry = ServerRegistry::builder()
+        .server("music", entry(server))
+        .server("youtube", entry(server));
+    ToolActivities::new(Arc::new(registry.build().unwrap()))
+}
+
+/// An attempt that was scheduled just now and has a minute.
+fn info(attempt: u32) -> ActivityInfo {
+    let now = SystemTime::now();
+    TestActivityInfoOptions::builder()
+        .namespace("default")
+        .workflow_id(Some("sync:anna".to_owned()))
+        .workflow_run_id(Some("4f1c".to_owned()))
+        .activity_id("5")
+        .attempt(attempt)
+        .heartbeat_timeout(HEARTBEAT_TIMEOUT)
+        .scheduled_time(Some(now))
+        .deadline(now.checked_add(Duration::from_secs(60)))
+        .build()
+}
+
+fn environment(activities: &ToolActivities) -> ActivityEnvironment {
+    ActivityEnvironment::builder()
+        .register_activities(activities.clone())
+        .info(info(1))
+        .build()
+}
+
+/// The environment, and how many heartbeats it saw.
+fn beating(activities: &ToolActivities) -> (ActivityEnvironment, Arc<AtomicUsize>) {
+    let beats = Arc::new(AtomicUsize::new(0));
+    let counted = beats.clone();
+    let environment = ActivityEnvironment::builder()
+        .register_activities(activities.clone())
+        .on_heartbeat(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        })
+        .info(info(1))
+        .build();
+    (environment, beats)
+}
+
+fn input(tool: &str, arguments: &Value) -> CallToolInput {
+    let mut input = CallToolInput::new("music", tool);
+    input.arguments = arguments.as_object().unwrap().clone();
+    input
+}
+
+async fn run(environment: &ActivityEnvironment, input: CallToolInput) -> Ran<CallToolOutput> {
+    environment.run(ToolActivities::call_tool, input).await
+}
+
+/// Calls a tool on a connection that others have used.
+async fn call(activities: &ToolActivities, tool: &str) -> Ran<CallToolOutput> {
+    run(&environment(activities), input(tool, &json!({}))).await
+}
+
+fn failure<T: std::fmt::Debug>(ran: Ran<T>) -> Box<ApplicationFailure> {
+    match ran {
+        Err(ActivityEnvironmentError::Activity(ActivityError::Application(failure))) => failure,
+        other => panic!("not an application failure: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_keeps_its_structure() {
+    let server = ScriptedServer::new();
+    let environment = environment(&activities(&server));
+    let arguments = json!({ "title": "Jóga", "year": 1997 });
+    let output = run(&environment, input("echo", &arguments)).await.unwrap();
+    assert_eq!(output.structured, Some(arguments));
+    assert!(!output.is_error);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_the_tools_own_is_an_answer() {
+    let server = ScriptedServer::new();
+    let output = call(&activities(&server), "fail").await.unwrap();
+    assert!(output.is_error);
+    assert_eq!(output.text, "the tool failed, as told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_server_fails_for_good_and_lists_the_known() {
+    let server = ScriptedServer::new();
+    let environment = environment(&activities(&server));
+    let failure = failure(run(&environment, CallToolInput::new("SpotifyMCP", "search")).await);
+    assert_eq!(
+        failure.to_string(),
+        r#"no MCP server named "SpotifyMCP"; known: "music", "youtube""#
+    );
+    assert_eq!(failure.type_name(), Some("UnknownMcpServer"));
+    assert!(failure.is_non_retryable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_call_comes_back_when_the_server_said() {
+    let server = ScriptedServer::new();
+    let environment = environment(&activities(&server));
+    let mut input = input("throttle", &json!({ "retry_after_ms": 7000 }));
+    input.schedule_to_close_ms = Some(60_000);
+    let failure = failure(run(&environment, input).await);
+    assert_eq!(failure.type_name(), Some("ToolCallThrottled"));
+    assert_eq!(failure.category(), ApplicationErrorCategory::Benign);
+    assert_eq!(failure.next_retry_delay(), Some(Duration::from_secs(7)));
+    assert!(!failure.is_non_retryable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_outlasts_the_call_fails_it_now_and_says_when() {
+    let server = ScriptedServer::new();
+    let environment = environment(&activities(&server));
+    let mut input = input("throttle", &json!({ "retry_after_ms": 7000 }));
+    input.schedule_to_close_ms = Some(5000);
+    let failure = failure(run(&environment, input).await);
+    assert_eq!(failure.type_name(), Some("ToolCallThrottled"));
+    assert!(failure.is_non_retryable());
+    assert!(failure.to_string().contains("in 7.0s"), "{failure}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_call_itself_took_is_no_longer_left() {
+    let server = ScriptedServer::new();
+    server.start_delay(Duration::from_secs(10));
+    let environment = environment(&activities(&server));
+    // Twelve seconds would do at the start, but not once the server has taken ten of them to start.
+    let mut input = input("throttle", &json!({ "retry_after_ms": 7000 }));
+    input.schedule_to_close_ms = Some(12_000);
+    let failure = failure(run(&environment, input).await);
+    assert!(failure.is_non_retryable(), "{failure}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_beats_from_the_first_poll_to_the_result() {
+    let server = ScriptedServer::new();
+    let (environment, beats) = beating(&activities(&server));
+    let output = run(&environment, input("sleep", &json!({ "ms": 10_000 }))).await;
+    assert!(!output.unwrap().is_error);
+    // A third of the timeout apart: at 0, 3, 6 and 9 seconds.
+    assert_eq!(beats.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_beats_while_the_server_starts() {
+    let server = ScriptedServer::new();
+    server.start_delay(Duration::from_secs(7));
+    let (environment, beats) = beating(&activities(&server));
+    run(&environment, input("echo", &json!({}))).await.unwrap();
+    assert_eq!(beats.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_activity_ends_at_once_and_the_server_is_told() {
+    let server = ScriptedServer::new();
+    let activities = activities(&server);
+    let environment = environment(&activities);
+    let mut hanging = pin!(run(&environment, input("hang", &json!({}))));
+    tokio::select! {
+        ended = &mut hanging => panic!("nothing ends it yet: {ended:?}"),
+        _ = server.wait_for(|stats| stats.in_flight == 1) => {}
+    }
+    environment.cancel();
+    let polled = poll_fn(|cx| Poll::Ready(hanging.as_mut().poll(cx))).await;
+    let Poll::Ready(Err(ActivityEnvironmentError::Activity(error))) = polled else {
+        panic!("one poll ends it: {polled:?}");
+    };
+    assert!(
+        matches!(error, ActivityError::Cancelled { .. }),
+        "{error:?}"
+    );
+    let stats = server
+        .wait_for(|stats| stats.cancelled_of("hang") == 1)
+        .await;
+    assert_eq!(stats.cancelled, 1);
+
+    call(&activities, "echo").await.unwrap();
+    assert_eq!(
+        server.stats().connections,
+        1,
+        "the connection is still of use"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_asked_for_again_only_where_that_does_no_harm() {
+    for (tool, type_name, is_final) in [
+        // No annotations: nobody knows.
+        ("fail", "OutcomeUnknown", true),
+        // Read-only, and idempotent.
+        ("echo", "ToolCallFailed", false),
+        ("add", "ToolCallFailed", false),
+    ] {
+        let server = ScriptedServer::new();
+        server.script([Answer::DieAfter]);
+        let environment = environment(&activities(&server));
+        let failure = failure(run(&environment, input(tool, &json!({ "key": "a" }))).await);
+        assert_eq!(failure.type_name(), Some(type_name), "{tool}: {failure}");
+        assert_eq!(failure.is_non_retryable(), is_final, "{tool}: {failure}");
+        assert_eq!(failure.category(), ApplicationErrorCategory::Unspecified);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_connections_is_tried_again() {
+    let server = ScriptedServer::new();
+    server.refuse_connections(true);
+    let activities = activities(&server);
+    let unavailable = failure(call(&activities, "fail").await);
+    assert_eq!(unavailable.type_name(), Some("McpServerUnavailable"));
+    assert!(!unavailable.is_non_retryable(), "nothing was sent");
+    assert!(unavailable.next_retry_delay().is_some(), "{unavailable}");
+
+    server.refuse_connections(false);
+    tokio::time::sleep(unavailable.next_retry_delay().unwrap()).await;
+    call(&activities, "echo").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_key_is_the_callers_or_else_the_same_for_all_attempts() {
+    let server = ScriptedServer::new();
+    let activities = activities(&server);
+    for (attempt, given, expected) in [
+        (1, None, "default:sync:anna:4f1c:5"),
+        (2, None, "default:sync:anna:4f1c:5"),
+        (1, Some("anna/joga"), "anna/joga"),
+    ] {
+        let environment = ActivityEnvironment::builder()
+            .register_activities(activities.clone())
+            .info(info(attempt))
+            .build();
+        let mut input = input("meta", &json!({}));
+        input.idempotency_key = given.map(str::to_owned);
+        let meta = run(&environment, input).await.unwrap().structured.unwrap();
+        assert_eq!(meta[IDEMPOTENCY_KEY_META], expected);
+    }
+}
