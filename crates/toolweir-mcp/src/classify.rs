@@ -14,6 +14,8 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 const LONGEST_TEXT: usize = 2000;
 /// JSON-RPC's own codes for a request that is wrong.
 const CALLERS_MISTAKE: [i32; 3] = [-32600, -32601, -32602];
+/// Words for a rate limit, as programs read them.
+const RATE_LIMIT_WORDS: [&str; 3] = ["rate_limited", "rate_limit_exceeded", "too_many_requests"];
 /// Codes proposed for rate limits.
 const RATE_LIMITED: [i32; 2] = [-32004, -32023];
 
@@ -86,13 +88,14 @@ pub(crate) fn of_result(result: &CallToolResult, text: &str, rules: &TextRules) 
         .as_ref()
         .and_then(Value::as_object);
     let is_error = result.is_error.unwrap_or(false);
-    // A business's own data may have a field called `status`; only an error's counts.
-    let sources = [structured.filter(|_| is_error), meta];
-    let told = sources.into_iter().flatten().find_map(of_fields);
-    let outcome = match told {
-        Some(outcome) => outcome,
-        None if is_error => rules.read(text).unwrap_or(Outcome::Ignored),
-        None => Outcome::Success,
+    // A business's own data may have a field called `status`, and a server that did the work may
+    // still ask for a pause: to call that throttled would have it done twice.
+    let outcome = if is_error {
+        let told = [structured, meta].into_iter().flatten().find_map(of_fields);
+        let told = told.or_else(|| rules.read(text));
+        told.unwrap_or(Outcome::Ignored)
+    } else {
+        Outcome::Success
     };
     Observation::new(outcome, delivery_of(outcome))
 }
@@ -132,7 +135,9 @@ fn of_fields(fields: &Map<String, Value>) -> Option<Outcome> {
         Some(500..=599) => return Some(Outcome::Failure),
         _ => {}
     }
-    retry_after.map(|_| Outcome::Throttled { retry_after })
+    let word = fields.get("error").and_then(Value::as_str);
+    let limited = word.is_some_and(|word| RATE_LIMIT_WORDS.contains(&word));
+    (limited || retry_after.is_some()).then_some(Outcome::Throttled { retry_after })
 }
 
 /// The field names that servers use, with their units.
@@ -240,9 +245,18 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_limit_in_meta_counts_without_an_error() {
-        let result = json!({ "content": [], "_meta": { "retry_after": 1 } });
-        assert_eq!(outcome(result), throttled(1000));
+    fn a_rate_limit_in_meta_counts_with_an_error_alone() {
+        let error = json!({ "content": [], "isError": true, "_meta": { "retry_after": 1 } });
+        assert_eq!(outcome(error), throttled(1000));
+        let done = json!({ "content": [], "_meta": { "retry_after": 1 } });
+        assert_eq!(outcome(done), Outcome::Success);
+    }
+
+    #[test]
+    fn a_word_for_a_rate_limit_counts_as_its_status_does() {
+        let fields = json!({ "error": "rate_limited" });
+        let error = json!({ "content": [], "isError": true, "structuredContent": fields });
+        assert_eq!(outcome(error), Outcome::Throttled { retry_after: None });
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl McpHandle {
         match link.peer().send_request(ping).await {
             // A server that knows no ping has answered.
             Ok(_) | Err(rmcp::ServiceError::McpError(_)) => Ok(()),
-            Err(error) => Err(self.transport(error)),
+            Err(error) => Err(self.transport(link.generation, error)),
         }
     }
 
@@ -124,7 +124,8 @@ impl McpHandle {
     pub async fn list_tools(&self) -> Result<Vec<Tool>, ToolError> {
         let link = self.manager.link().await;
         let link = link.map_err(|no_link| self.unavailable(no_link))?;
-        link.tools().await.map_err(|error| self.transport(error))
+        let tools = link.tools().await;
+        tools.map_err(|error| self.transport(link.generation, error))
     }
 
     /// Ends the connection, and with it the server if it is a process of ours. The next call starts
@@ -146,7 +147,8 @@ impl McpHandle {
         unavailable(self.manager.name(), no_link)
     }
 
-    fn transport(&self, error: rmcp::ServiceError) -> ToolError {
+    fn transport(&self, generation: u64, error: rmcp::ServiceError) -> ToolError {
+        self.manager.failed(generation, &error);
         ToolError::Transport {
             server: self.manager.name().clone(),
             source: Arc::new(error),

@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use crate::{
     McpHandle, McpServiceBuilder, TextRules, ToolCall, ToolError, ToolResponse,
-    connection::{Manager, NoLink, UnderWay},
+    connection::{Manager, NoLink, UnderWay, is_loss},
 };
 
 /// Calls the tools of one MCP server over one managed connection.
@@ -147,7 +147,10 @@ async fn exchange(
         }
         Ok(Ok(CallToolResponse::InputRequired(_))) => Err(ToolError::InputRequired { tool }),
         Ok(Ok(_)) => Err(ToolError::TaskReply { tool }),
-        Ok(Err(error)) => Err(failed(manager.name(), tool, error)),
+        Ok(Err(error)) => {
+            manager.failed(link.generation(), &error);
+            Err(failed(manager.name(), tool, error))
+        }
         Err(_) => Err(ToolError::TimedOut {
             tool,
             after: begun.elapsed(),
@@ -193,12 +196,10 @@ fn failed(server: &Arc<str>, tool: Arc<str>, error: ServiceError) -> ToolError {
             tool,
             error: Arc::new(error),
         },
-        ServiceError::TransportClosed | ServiceError::Cancelled { .. } => {
-            ToolError::ConnectionLost {
-                server: server.clone(),
-                tool,
-            }
-        }
+        error if is_loss(&error) => ToolError::ConnectionLost {
+            server: server.clone(),
+            tool,
+        },
         error => ToolError::Transport {
             server: server.clone(),
             source: Arc::new(error),

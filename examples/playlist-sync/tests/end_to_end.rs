@@ -84,8 +84,14 @@ async fn a_worker_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_done_twic
 #[tokio::test]
 async fn a_cancelled_run_cancels_the_calls_at_the_server() {
     let stage = Stage::set().await;
-    let _worker = stage.worker(&["--latency", "10m"]).await;
-    let run = stage.start("cancelled", input()).await;
+    // Without layers: the token tools are as slow as all others.
+    let slow = ["--latency", "10m"];
+    let _worker = stage.worker_with(&["--unprotected"], &slow).await;
+    let input = SyncInput {
+        preflight: false,
+        ..input()
+    };
+    let run = stage.start("cancelled", input).await;
 
     let under_way = |summary: &Summary| summary.calls_by_tool.contains_key("search");
     stage.wait_for("a search", under_way).await;
@@ -170,7 +176,7 @@ async fn a_temporal_server_that_is_not_there_is_told_in_one_sentence() {
         .expect("there are ports")
         .port();
     let address = format!("127.0.0.1:{port}");
-    let worker = worker_command(&address, &folder.path().join("journal.jsonl"), &[]);
+    let worker = worker_command(&address, &folder.path().join("journal.jsonl"), &[], &[]);
 
     let (said, success) = failing(worker).await;
 
@@ -178,5 +184,53 @@ async fn a_temporal_server_that_is_not_there_is_told_in_one_sentence() {
     assert!(
         said.contains(&format!("no Temporal server answers at {address}")),
         "{said}"
+    );
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_worker_and_server_and_leaves_no_process() {
+    let stage = Stage::set().await;
+    let mut worker = stage.worker(&["--rate", "50"]).await;
+    result(&stage.start("before-ctrl-c", input()).await).await;
+    let process = worker.id().expect("the worker runs").to_string();
+
+    let interrupted = Command::new("kill").args(["-INT", &process]).status();
+    assert!(interrupted.await.expect("kill runs").success());
+    let status = worker.wait().await.expect("the worker ends");
+
+    assert!(status.success(), "{status}");
+    let starts = stage.summary().starts;
+    assert!(
+        starts[0].stopped.is_some(),
+        "the server ended by itself: {starts:?}"
+    );
+    let alive = Command::new("kill")
+        .args(["-0", &starts[0].pid.to_string()])
+        .stderr(std::process::Stdio::null())
+        .status();
+    assert!(
+        !alive.await.expect("kill runs").success(),
+        "the server is gone"
+    );
+}
+
+#[tokio::test]
+async fn a_thousand_calls_ask_for_the_token_once_in_its_life() {
+    let stage = Stage::set().await;
+    let server = ["--rate", "10000", "--burst", "10000", "--latency", "1ms"];
+    let _worker = stage
+        .worker_with(&["--rate", "5000", "--burst", "5000"], &server)
+        .await;
+
+    for round in 0..22 {
+        result(&stage.start(&format!("round-{round}"), input()).await).await;
+    }
+
+    let counts = stage.summary().counts;
+    assert!(counts.tool_calls >= 1000, "{counts:?}");
+    let token_calls = counts.token_status_calls + counts.token_refreshes;
+    assert_eq!(
+        token_calls, 1,
+        "an hour's token is asked for once: {counts:?}"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -183,12 +183,28 @@ impl Drop for Link {
     }
 }
 
+/// Whether an error means that the connection is of no more use.
+///
+/// A stream that takes nothing more is: rmcp goes on reading, and its server may hold the other
+/// direction open for ever. Other transports speak of one request where they fail to send.
+pub(crate) fn is_loss(error: &ServiceError) -> bool {
+    match error {
+        ServiceError::TransportClosed | ServiceError::Cancelled { .. } => true,
+        ServiceError::TransportSend(error) => error.error.is::<io::Error>(),
+        _ => false,
+    }
+}
+
 /// A call under way. A connection that is closed waits for it, within limits.
 pub(crate) struct UnderWay(Arc<Link>);
 
 impl UnderWay {
     pub(crate) fn peer(&self) -> &Peer<RoleClient> {
         self.0.peer()
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.generation
     }
 }
 

@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
+use rmcp::ServiceError;
 use tokio::{
     sync::{oneshot, watch},
     time::{Instant, timeout, timeout_at},
 };
 use toolweir_core::time::saturating_add;
 
-use super::{ConnectError, Connecting, Connector, Link, backoff::Backoff};
+use super::{ConnectError, Connecting, Connector, Link, backoff::Backoff, is_loss};
 use crate::ToolHints;
 
 /// A lost connection's process has ended already, or is of no more use.
@@ -131,6 +132,13 @@ impl Manager {
         match self.shared.lock().phase {
             Phase::ShutDown(_) => Err(NoLink::ShutDown),
             _ => Err(NoLink::GivenUp),
+        }
+    }
+
+    /// Lets a connection go on which a request has failed, if the error says that it is lost.
+    pub(crate) fn failed(&self, generation: u64, error: &ServiceError) {
+        if is_loss(error) {
+            self.shared.lost(generation);
         }
     }
 

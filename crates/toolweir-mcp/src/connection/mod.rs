@@ -9,5 +9,5 @@ mod process;
 
 pub(crate) use connector::{Connector, Factory};
 pub use error::{ConnectError, Connecting};
-pub(crate) use link::{Link, UnderWay};
+pub(crate) use link::{Link, UnderWay, is_loss};
 pub(crate) use manager::{Manager, NoLink};

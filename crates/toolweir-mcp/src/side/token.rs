@@ -160,7 +160,7 @@ mod tests {
         )
     }
 
-    fn structured(fields: Value) -> Result<TokenLife, TokenError> {
+    fn structured(fields: &Value) -> Result<TokenLife, TokenError> {
         answer(json!({ "content": [], "structuredContent": fields }))
     }
 
@@ -168,10 +168,10 @@ mod tests {
     fn a_life_is_read_in_either_unit() {
         let hour = TokenLife::of(Duration::from_secs(3600));
         assert_eq!(
-            structured(json!({ "expires_in_ms": 3_600_000 })).unwrap(),
+            structured(&json!({ "expires_in_ms": 3_600_000 })).unwrap(),
             hour
         );
-        assert_eq!(structured(json!({ "expires_in": 3600 })).unwrap(), hour);
+        assert_eq!(structured(&json!({ "expires_in": 3600 })).unwrap(), hour);
         let text = json!({ "content": [{ "type": "text", "text": "{\"expires_in\": 3600}" }] });
         assert_eq!(answer(text).unwrap(), hour);
     }
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_token_that_is_not_valid_has_expired_whatever_its_time() {
         let fields = json!({ "valid": false, "expires_in_ms": 5000 });
-        assert_eq!(structured(fields).unwrap(), TokenLife::EXPIRED);
+        assert_eq!(structured(&fields).unwrap(), TokenLife::EXPIRED);
     }
 
     #[test]
@@ -198,14 +198,14 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_life_is_a_failure() {
-        assert!(structured(json!({ "expires_in": "soon" })).is_err());
-        assert!(structured(json!({ "expires_in": -1 })).is_err());
+        assert!(structured(&json!({ "expires_in": "soon" })).is_err());
+        assert!(structured(&json!({ "expires_in": -1 })).is_err());
     }
 
     proptest! {
         #[test]
         fn no_number_makes_an_endless_token(seconds in prop::num::f64::ANY) {
-            if let Ok(life) = structured(json!({ "expires_in": seconds })) {
+            if let Ok(life) = structured(&json!({ "expires_in": seconds })) {
                 prop_assert!(life.expires_in.is_some_and(|life| life <= LONGEST_LIFE));
             }
         }

@@ -53,7 +53,12 @@ impl Stage {
 
     /// A worker whose music server takes `options` besides its inputs.
     pub async fn worker(&self, options: &[&str]) -> Child {
-        let mut worker = worker_command(self.address(), &self.journal(), options)
+        self.worker_with(&[], options).await
+    }
+
+    /// A worker with options of its own, and its music server's.
+    pub async fn worker_with(&self, own: &[&str], server: &[&str]) -> Child {
+        let mut worker = worker_command(self.address(), &self.journal(), own, server)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -69,7 +74,8 @@ impl Stage {
         client
             .start_workflow(PlaylistSync::run, input, options)
             .await
-            .unwrap()
+            .unwrap();
+        client.get_workflow_handle(id)
     }
 
     pub fn summary(&self) -> Summary {
@@ -86,14 +92,16 @@ impl Stage {
     }
 }
 
-pub fn worker_command(address: &str, journal: &Path, options: &[&str]) -> Command {
+pub fn worker_command(address: &str, journal: &Path, own: &[&str], server: &[&str]) -> Command {
     let mut worker = Command::new(env!("CARGO_BIN_EXE_worker"));
     worker
-        .args(["--address", address, "--"])
+        .args(["--address", address])
+        .args(own)
+        .arg("--")
         .arg(env!("CARGO_BIN_EXE_music-server"))
         .arg("--journal")
         .arg(journal)
-        .args(options)
+        .args(server)
         .arg("--inputs")
         .args(exports())
         .stdin(Stdio::null())
