@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -84,6 +84,55 @@ async fn a_lost_call_is_ambiguous_and_the_next_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn all_calls_under_way_end_with_the_connection_and_share_the_next() {
+    let server = ScriptedServer::new();
+    let (mcp, made) = counted(&server);
+    let lost = Vec::from_iter((0..10).map(|_| spawn(&mcp, "hang")));
+    server.wait_for(|stats| stats.in_flight == 10).await;
+    let (handle, first) = (mcp.handle(), mcp.handle().epoch());
+    server.kill_connections();
+    for call in lost {
+        let error = call.await.unwrap().unwrap_err();
+        assert!(
+            matches!(error, ToolError::ConnectionLost { .. }),
+            "{error:?}"
+        );
+    }
+    assert_eq!(handle.epoch(), 0);
+    let next = Vec::from_iter((0..10).map(|_| spawn(&mcp, "echo")));
+    for call in next {
+        call.await.unwrap().unwrap();
+    }
+    assert!(handle.epoch() > first);
+    assert_eq!(made.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_no_longer_listens_is_lost_though_it_could_still_speak() {
+    let server = ScriptedServer::new();
+    let deaf = Arc::new(AtomicBool::new(false));
+    let (there, is_deaf) = (server.clone(), deaf.clone());
+    let mcp = McpService::builder("music").transport(move || {
+        let stream = Deaf(there.connect(), is_deaf.clone());
+        async move { Ok(stream) }
+    });
+    let mcp = mcp.build().unwrap();
+    call(&mcp, "echo").await.unwrap();
+    deaf.store(true, Ordering::SeqCst);
+    let error = call(&mcp, "echo").await.unwrap_err();
+    assert!(
+        matches!(error, ToolError::ConnectionLost { .. }),
+        "{error:?}"
+    );
+    assert_eq!(error.observation().delivery, Delivery::Ambiguous);
+    assert_eq!(mcp.handle().epoch(), 0);
+    deaf.store(false, Ordering::SeqCst);
+    call(&mcp, "echo").await.unwrap();
+    server.wait_for(|stats| stats.open_connections == 1).await;
+    assert_eq!(server.stats().connections, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_loss_is_seen_before_the_next_call() {
     let server = ScriptedServer::new();
     let handle = service(&server).handle();
@@ -155,6 +204,7 @@ async fn a_deadline_that_passes_while_connecting_leaves_the_connect_to_others() 
     let (mcp, made) = counted(&server);
     let hasty = ToolCall::new("echo").with_deadline(Instant::now() + Duration::from_secs(1));
     let error = mcp.clone().oneshot(hasty).await.unwrap_err();
+    assert!(matches!(error, ToolError::TimedOut { .. }), "{error:?}");
     assert_eq!(error.observation().delivery, Delivery::NotSent);
     call(&mcp, "echo").await.unwrap();
     assert_eq!(made.load(Ordering::SeqCst), 1);
@@ -169,6 +219,8 @@ async fn a_failed_connect_is_put_off_and_not_kept() {
     assert_eq!(error.observation().delivery, Delivery::NotSent);
     let wait = error.retry_after().unwrap();
     let again = call(&mcp, "echo").await.unwrap_err();
+    assert!(matches!(again, ToolError::Unavailable { .. }), "{again:?}");
+    assert_eq!(again.observation().delivery, Delivery::NotSent);
     assert_eq!(again.retry_after(), Some(wait));
     assert_eq!(made.load(Ordering::SeqCst), 1);
     let report = mcp.handle().report();
@@ -257,6 +309,27 @@ async fn shutdown_lets_calls_end_and_refuses_new_ones() {
     assert_eq!(reason, Some(Reason::ShuttingDown));
     ends.await.unwrap();
     slow.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_ended_however_they_did_hold_up_no_shutdown() {
+    let server = ScriptedServer::new();
+    let (mcp, made) = counted(&server);
+    for _ in 0..500 {
+        call(&mcp, "echo").await.unwrap();
+    }
+    call(&mcp, "fail").await.unwrap();
+    call(&mcp, "no_such_tool").await.unwrap_err();
+    let timed_out = ToolCall::new("hang").with_timeout(Duration::from_secs(1));
+    mcp.clone().oneshot(timed_out).await.unwrap_err();
+    let dropped = spawn(&mcp, "hang");
+    server.wait_for(|stats| stats.in_flight == 1).await;
+    dropped.abort();
+    dropped.await.unwrap_err();
+    let begun = Instant::now();
+    mcp.handle().shutdown(Duration::from_secs(60)).await;
+    assert_eq!(begun.elapsed().as_secs(), 0);
+    assert_eq!(made.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -401,6 +474,40 @@ impl AsyncWrite for NoList {
         let list = b"tools/list";
         if bytes.windows(list.len()).any(|window| window == list) {
             return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A stream whose other end, once it is deaf, takes nothing more.
+struct Deaf(DuplexStream, Arc<AtomicBool>);
+
+impl AsyncRead for Deaf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.1.load(Ordering::SeqCst) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
