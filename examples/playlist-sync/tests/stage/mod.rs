@@ -27,37 +27,37 @@ use toolweir_testkit::temporal::{Options, TemporalServer};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a test runs on. Dropped, everything ends.
-pub struct Stage {
+pub(crate) struct Stage {
     temporal: TemporalServer,
     folder: tempfile::TempDir,
 }
 
 /// A workflow run.
-pub type Run = WorkflowHandle<Client, PlaylistSync>;
+pub(crate) type Run = WorkflowHandle<Client, PlaylistSync>;
 
 impl Stage {
-    pub async fn set() -> Self {
+    pub(crate) async fn set() -> Self {
         Self {
             temporal: TemporalServer::start(Options::new()).await.unwrap(),
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
-    pub fn journal(&self) -> PathBuf {
+    pub(crate) fn journal(&self) -> PathBuf {
         self.folder.path().join("journal.jsonl")
     }
 
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.temporal.address()
     }
 
     /// A worker whose music server takes `options` besides its inputs.
-    pub async fn worker(&self, options: &[&str]) -> Child {
+    pub(crate) async fn worker(&self, options: &[&str]) -> Child {
         self.worker_with(&[], options).await
     }
 
     /// A worker with options of its own, and its music server's.
-    pub async fn worker_with(&self, own: &[&str], server: &[&str]) -> Child {
+    pub(crate) async fn worker_with(&self, own: &[&str], server: &[&str]) -> Child {
         let mut worker = worker_command(self.address(), &self.journal(), own, server)
             .kill_on_drop(true)
             .spawn()
@@ -68,7 +68,7 @@ impl Stage {
         worker
     }
 
-    pub async fn start(&self, id: &str, input: SyncInput) -> Run {
+    pub(crate) async fn start(&self, id: &str, input: SyncInput) -> Run {
         let client = self.temporal.client("default").await.unwrap();
         let options = WorkflowStartOptions::new(TASK_QUEUE, id).build();
         client
@@ -78,12 +78,12 @@ impl Stage {
         client.get_workflow_handle(id)
     }
 
-    pub fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         journal::read(&self.journal()).unwrap()
     }
 
     /// Waits until the journal says so.
-    pub async fn wait_for(&self, what: &str, holds: impl Fn(&Summary) -> bool) {
+    pub(crate) async fn wait_for(&self, what: &str, holds: impl Fn(&Summary) -> bool) {
         let give_up = Instant::now() + PATIENCE;
         while !self.journal().exists() || !holds(&self.summary()) {
             assert!(Instant::now() < give_up, "{what} did not come about");
@@ -92,7 +92,12 @@ impl Stage {
     }
 }
 
-pub fn worker_command(address: &str, journal: &Path, own: &[&str], server: &[&str]) -> Command {
+pub(crate) fn worker_command(
+    address: &str,
+    journal: &Path,
+    own: &[&str],
+    server: &[&str],
+) -> Command {
     let mut worker = Command::new(env!("CARGO_BIN_EXE_worker"));
     worker
         .args(["--address", address])
@@ -109,7 +114,7 @@ pub fn worker_command(address: &str, journal: &Path, own: &[&str], server: &[&st
     worker
 }
 
-pub async fn result(run: &Run) -> SyncReport {
+pub(crate) async fn result(run: &Run) -> SyncReport {
     let options = WorkflowGetResultOptions::default();
     tokio::time::timeout(PATIENCE, run.get_result(options))
         .await
@@ -118,14 +123,14 @@ pub async fn result(run: &Run) -> SyncReport {
 }
 
 /// The example's own exports.
-pub fn exports() -> Vec<String> {
+pub(crate) fn exports() -> Vec<String> {
     ["anna.csv", "ben.csv", "chloe.m3u8"]
         .map(|name| format!("{}/../data/{name}", env!("CARGO_MANIFEST_DIR")))
         .to_vec()
 }
 
 /// Ends a process as a crash or the kernel would.
-pub async fn kill_dash_nine(process: u32) {
+pub(crate) async fn kill_dash_nine(process: u32) {
     let status = Command::new("kill")
         .args(["-9", &process.to_string()])
         .status()
@@ -135,7 +140,7 @@ pub async fn kill_dash_nine(process: u32) {
 }
 
 /// Every findable track of the example's exports stands in its playlist, once.
-pub fn assert_every_track_once(summary: &Summary) {
+pub(crate) fn assert_every_track_once(summary: &Summary) {
     assert_eq!(summary.entries(), 23, "23 of the 24 tracks can be found");
     assert_eq!(summary.duplicates(), vec![], "a track stands twice");
     for (playlist, entries) in &summary.playlists {
