@@ -26,7 +26,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// An MCP server that is a program, spoken to over its stdin and stdout.
 ///
 /// It is started in a process group of its own: Ctrl-C at a terminal does not reach it, and what it
-/// starts ends with it.
+/// starts ends with it. Its end is the connection's end, also where something it has started holds its
+/// pipes: a launcher must wait for the server, or become it.
 ///
 /// ```
 /// use toolweir_mcp::StdioServer;

@@ -61,6 +61,18 @@ async fn runs(process: u32) -> bool {
     !state.trim().is_empty() && !state.trim_start().starts_with('Z')
 }
 
+async fn children(process: u32) -> Vec<u32> {
+    let ps = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output();
+    let ps = String::from_utf8(ps.await.unwrap().stdout).unwrap();
+    let pairs = ps.lines().map(|line| {
+        let mut numbers = line
+            .split_whitespace()
+            .map(|number| number.parse().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap())
+    });
+    Vec::from_iter(pairs.filter_map(|(pid, parent): (u32, u32)| (parent == process).then_some(pid)))
+}
+
 async fn kill(process: u32) {
     let killed = Command::new("kill")
         .args(["-9", &process.to_string()])
@@ -110,6 +122,98 @@ async fn a_killed_server_is_replaced() {
     assert_eq!(error.observation().delivery, Delivery::Ambiguous);
     call(&mcp, "echo").await.unwrap();
     assert_ne!(mcp.handle().state().process_id, Some(process));
+}
+
+#[tokio::test]
+async fn ten_callers_start_one_process() {
+    let name = format!("ten-{}-{{pid}}.json", std::process::id());
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let server = StdioServer::new(server_program())
+        .args(["--start-delay-ms", "50", "--stats-file"])
+        .arg(&file);
+    let mcp = on(server);
+    let mut calls = Vec::from_iter((0..10).map(|_| {
+        let mcp = mcp.clone();
+        tokio::spawn(async move { call(&mcp, "echo").await })
+    }));
+    until("it is being started", async || {
+        mcp.handle().state().connecting
+    })
+    .await;
+    calls.remove(0).abort();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let state = mcp.handle().state();
+    assert_eq!(state.starts, 1);
+    let process = state.process_id.unwrap().to_string();
+    let file = file.to_string_lossy().replace("{pid}", &process);
+    let stats = Stats::read(file).unwrap();
+    assert_eq!((stats.pid.to_string(), stats.initializes), (process, 1));
+    assert_eq!(stats.calls_of("echo"), 9);
+}
+
+/// It is killed where no bit of it is left to say so: its child holds all three pipes.
+#[tokio::test]
+async fn a_server_killed_under_a_child_that_holds_its_pipes_is_replaced() {
+    let program = server_program();
+    let mcp = shell(&format!(
+        "exec 3<&0; sleep 1000 <&3 & exec '{}'",
+        program.display()
+    ));
+    call(&mcp, "echo").await.unwrap();
+    let process = mcp.handle().state().process_id.unwrap();
+    let [child] = *children(process).await else {
+        panic!("the server has one child");
+    };
+    let hangs: JoinHandle<_> = {
+        let mcp = mcp.clone();
+        tokio::spawn(async move { call(&mcp, "hang").await })
+    };
+    kill(process).await;
+    let error = timeout(PATIENCE, hangs).await.unwrap().unwrap();
+    assert_eq!(
+        error.unwrap_err().observation().delivery,
+        Delivery::Ambiguous
+    );
+    until("its child is gone", async || !runs(child).await).await;
+    call(&mcp, "echo").await.unwrap();
+    assert_ne!(mcp.handle().state().process_id, Some(process));
+}
+
+#[tokio::test]
+async fn restart_ends_the_process_and_the_next_call_starts_another() {
+    let (mcp, processes) = behind_a_shell("restart", "").await;
+    let handle = mcp.handle();
+    handle.restart(PATIENCE).await;
+    assert_eq!(handle.state().process_id, None);
+    for process in processes {
+        assert!(!runs(process).await);
+    }
+    call(&mcp, "echo").await.unwrap();
+    assert_eq!(handle.state().starts, 2);
+}
+
+#[tokio::test]
+async fn words_on_stdout_before_the_protocol_are_passed_over() {
+    for banner in ["Listening on stdio…", r#"{"level":"info","msg":"up"}"#] {
+        let server = StdioServer::new(server_program()).args(["--banner", banner]);
+        let mcp = on(server);
+        let echo = timeout(PATIENCE, call(&mcp, "echo")).await.unwrap();
+        assert!(echo.is_ok(), "{banner}: {echo:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_speaks_something_else_is_not_waited_for_for_ever() {
+    let mcp = McpService::builder("music")
+        .stdio(StdioServer::new("sh").args(["-c", "while read line; do echo 220 hello; done"]))
+        .connect_timeout(Duration::from_millis(100));
+    let mcp = mcp.build().unwrap();
+    let error = timeout(PATIENCE, call(&mcp, "echo")).await.unwrap();
+    let text = error.unwrap_err().to_string();
+    let expected = "MCP server \"music\" (program \"sh\") was not ready within 100ms";
+    assert!(text.starts_with(expected), "{text}");
 }
 
 #[tokio::test]
@@ -192,6 +296,14 @@ async fn a_server_that_ends_at_its_start_has_the_last_word() {
         assert_eq!(error.observation().delivery, Delivery::NotSent);
         assert!(error.retry_after().is_some());
     }
+}
+
+#[tokio::test]
+async fn last_words_cannot_write_to_a_terminal_or_a_log() {
+    let script = "printf 'no key\\033[2J\\r\\nMCP server ok\\n' >&2; exit 1";
+    let error = call(&shell(script), "echo").await.unwrap_err().to_string();
+    assert!(error.contains(r"no key\u{1b}[2J\nMCP server ok"), "{error}");
+    assert!(!error.contains(char::is_control));
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashMap,
-    fmt, io,
-    sync::{Arc, Mutex, PoisonError},
+    fmt,
+    future::pending,
+    io,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -13,6 +15,7 @@ use rmcp::{
     service::RunningServiceCancellationToken,
 };
 use tokio::{
+    signal::unix::{SignalKind, signal},
     sync::watch,
     time::{Instant, timeout},
 };
@@ -83,6 +86,29 @@ impl Link {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.peer.is_transport_closed()
+    }
+
+    /// Returns when its process has ended, or with the link. Without a process it does not return.
+    ///
+    /// Most often the transport ends with it. A child that holds its pipes keeps that open: then
+    /// nobody would answer, and nothing would say so.
+    pub(crate) async fn process_over(link: Weak<Self>) {
+        if !link.upgrade().is_some_and(|link| link.process_id.is_some()) {
+            return pending().await;
+        }
+        let Ok(mut ends) = signal(SignalKind::child()) else {
+            return pending().await;
+        };
+        // Asked first, listened after: it may have ended before anybody listened.
+        while link.upgrade().is_some_and(|link| !link.process_has_ended()) {
+            if ends.recv().await.is_none() {
+                return pending().await;
+            }
+        }
+    }
+
+    fn process_has_ended(&self) -> bool {
+        lock(&self.process).as_mut().is_some_and(Process::has_ended)
     }
 
     /// Says when the transport has ended.

@@ -292,8 +292,16 @@ impl Shared {
 
 /// Sees a connection's loss when it happens, and not at the next call: what a dead server leaves
 /// behind is not left running until then.
-async fn keep(shared: Weak<Shared>, mut over: watch::Receiver<bool>, generation: u64) {
-    let _ = over.wait_for(|over| *over).await;
+async fn keep(
+    shared: Weak<Shared>,
+    link: Weak<Link>,
+    mut over: watch::Receiver<bool>,
+    generation: u64,
+) {
+    tokio::select! {
+        _ = over.wait_for(|over| *over) => {}
+        () = Link::process_over(link) => {}
+    }
     if let Some(shared) = shared.upgrade() {
         shared.lost(generation);
     }
@@ -345,7 +353,8 @@ impl Attempt {
         state.phase = Phase::Connected(link.clone());
         drop(state);
         let shared = Arc::downgrade(&self.shared);
-        tokio::spawn(keep(shared, link.over(), link.generation));
+        let weak = Arc::downgrade(&link);
+        tokio::spawn(keep(shared, weak, link.over(), link.generation));
         tracing::info!(server = %self.shared.name, "connected to the MCP server");
         self.tell.send_replace(Some(Ok(link)));
     }

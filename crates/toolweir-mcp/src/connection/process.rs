@@ -118,12 +118,26 @@ impl Process {
     /// How it ended, if it does within `patience`. What it has left behind is killed.
     pub(crate) async fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
         let status = timeout(patience, self.child.wait()).await.ok()?.ok()?;
-        if !self.reaped {
-            self.reaped = true;
+        self.bury();
+        Some(status)
+    }
+
+    /// Whether it has ended by now. What it has left behind is killed.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        // Of the group's own `try_wait` the status is lost where others of the group are children of
+        // ours too, as all orphans are in a container.
+        let ended = matches!(self.child.inner_mut().try_wait(), Ok(Some(_)));
+        if ended {
+            self.bury();
+        }
+        ended
+    }
+
+    fn bury(&mut self) {
+        if !std::mem::replace(&mut self.reaped, true) {
             // No group left is no error.
             let _ = self.child.start_kill();
         }
-        Some(status)
     }
 
     /// Waits for a process whose input has ended; then asks it to end; then kills it. Returns when
