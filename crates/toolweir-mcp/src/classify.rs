@@ -123,10 +123,10 @@ const fn delivery_of(outcome: Outcome) -> Delivery {
 
 fn of_fields(fields: &Map<String, Value>) -> Option<Outcome> {
     let retry_after = retry_after_of(fields);
-    let status = fields
-        .get("status")
-        .or_else(|| fields.get("code"))
-        .and_then(Value::as_u64);
+    // A `status` may be a word, with the number in `code`.
+    let status = ["status", "code"]
+        .iter()
+        .find_map(|name| fields.get(*name).and_then(Value::as_u64));
     match status {
         Some(429) => return Some(Outcome::Throttled { retry_after }),
         Some(401) => return Some(Outcome::Unauthorized),
@@ -238,6 +238,10 @@ mod tests {
             (json!({ "retryAfterMs": "40" }), 40),
             (json!({ "retry_after_seconds": 1.5 }), 1500),
             (json!({ "status": 503, "retry_after": 2 }), 2000),
+            (
+                json!({ "status": "error", "code": 429, "retry_after": 1 }),
+                1000,
+            ),
         ] {
             let result = json!({ "content": [], "isError": true, "structuredContent": fields });
             assert_eq!(outcome(result), throttled(millis));
@@ -273,9 +277,14 @@ mod tests {
             (503, Outcome::Failure),
             (404, Outcome::Ignored),
         ] {
-            let fields = json!({ "status": status });
-            let result = json!({ "content": [], "isError": true, "structuredContent": fields });
-            assert_eq!(outcome(result), expected);
+            for fields in [
+                json!({ "status": status }),
+                json!({ "code": status }),
+                json!({ "status": "error", "code": status }),
+            ] {
+                let result = json!({ "content": [], "isError": true, "structuredContent": fields });
+                assert_eq!(outcome(result), expected);
+            }
         }
     }
 

@@ -99,7 +99,7 @@ impl Link {
         let Ok(mut ends) = signal(SignalKind::child()) else {
             return pending().await;
         };
-        // Asked first, listened after: it may have ended before anybody listened.
+        // It listens before it looks: an end between the two is not missed.
         while link.upgrade().is_some_and(|link| !link.process_has_ended()) {
             if ends.recv().await.is_none() {
                 return pending().await;
