@@ -4,23 +4,26 @@
 
 use std::{
     future::{Future, poll_fn},
+    num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
 use tokio::time::{Instant, advance};
 use toolweir_core::{AsRejection, BoxError, Reason, ReportState};
-use toolweir_rate_limit::{PausedBy, RateLimitConfig, RateLimitConfigBuilder, RateLimitLayer};
+use toolweir_rate_limit::{
+    PausedBy, RateLimitConfig, RateLimitConfigBuilder, RateLimitHandle, RateLimitLayer,
+};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 mod server;
-use server::{Answer, Call, Progress, Rig};
+use server::{Answer, Call, Job, Progress, Rig, Server};
 
 const NANO: Duration = Duration::from_nanos(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -424,6 +427,33 @@ mod waiting {
         assert!(polls <= 1_000, "{polls} polls of 500 calls");
     }
 
+    /// Whoever is woken may use the limit at once, on the same thread.
+    #[tokio::test(start_paused = true)]
+    async fn wakers_are_woken_without_a_lock() {
+        struct Asks(RateLimitHandle, AtomicUsize);
+
+        impl Wake for Asks {
+            fn wake(self: Arc<Self>) {
+                self.1.store(self.0.state().waiting + 1, SeqCst);
+            }
+        }
+
+        let mut rig = rig(1);
+        rig.answered(Answer::Done);
+        let first = rig.pending(1);
+        let mut second = Box::pin(rig.service.clone().oneshot(Job {
+            number: 2,
+            cost: NonZeroU32::MIN,
+            deadline: None,
+        }));
+        let asks = Arc::new(Asks(rig.handle.clone(), AtomicUsize::new(0)));
+        let waker = Waker::from(asks.clone());
+        let mut cx = Context::from_waker(&waker);
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        drop(first);
+        assert_eq!(asks.1.load(SeqCst), 2);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_waiting_call_keeps_no_instance_ready() {
         let mut rig = rig(1);
@@ -580,6 +610,63 @@ mod pauses {
                 .answer(number, Answer::Throttled(Some(asked * SECOND)));
             assert_ne!(calls[number].poll(), Progress::Pending);
             assert_eq!(rig.refused(), throttled(paused * SECOND));
+        }
+        rig.handle.pause(5 * SECOND);
+        assert_eq!(rig.handle.state().paused_by, Some(PausedBy::Server));
+    }
+
+    /// Between the turn of a call and its taking the cells stands the inner service, which may do
+    /// what it likes.
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_comes_while_the_inner_service_is_readied_holds() {
+        let layer = RateLimitLayer::new(config(1).build().unwrap());
+        let (server, armed) = (Server::default(), Arc::new(AtomicBool::new(false)));
+        let mut service = layer.layer(Interrupts {
+            server: server.clone(),
+            handle: layer.handle(),
+            armed: armed.clone(),
+        });
+        let job = |number| Job {
+            number,
+            cost: NonZeroU32::MIN,
+            deadline: None,
+        };
+        drop(service.ready().await.unwrap().call(job(1)));
+        server.forget_cancelled();
+        let mut waiting = Box::pin(service.ready().await.unwrap().call(job(2)));
+        armed.store(true, SeqCst);
+        advance(INTERVAL).await;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(layer.handle().paused_for(), Some(50 * MILLI));
+        assert_eq!(server.readied(), 0);
+        advance(50 * MILLI).await;
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(server.calls(), [2]);
+    }
+
+    /// Pauses all calls while it is readied.
+    #[derive(Clone)]
+    struct Interrupts {
+        server: Server,
+        handle: RateLimitHandle,
+        armed: Arc<AtomicBool>,
+    }
+
+    impl Service<Job> for Interrupts {
+        type Response = Answer;
+        type Error = BoxError;
+        type Future = server::Reply;
+
+        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            if self.armed.swap(false, SeqCst) {
+                self.handle.pause(50 * MILLI);
+            }
+            self.server.poll_ready(cx)
+        }
+
+        fn call(&mut self, job: Job) -> server::Reply {
+            self.server.call(job)
         }
     }
 
@@ -790,4 +877,38 @@ async fn two_hundred_calls_that_come_back_when_told_are_as_fast_as_can_be() {
     assert_eq!(passed.load(SeqCst), 200);
     assert!(start.elapsed() >= 19 * SECOND);
     assert!(start.elapsed() < 19 * SECOND + INTERVAL);
+}
+
+/// Calls from many threads at once: the burst passes, and not one call more.
+#[test]
+fn threads_share_the_quota() {
+    const THREADS: usize = 4;
+    const CALLS: usize = 2_000;
+    const BURST: usize = 5_000;
+    let config = RateLimitConfig::builder()
+        .quota(1, 3600 * SECOND)
+        .burst(u32::try_from(BURST).unwrap())
+        .build();
+    let layer = RateLimitLayer::new(config.unwrap());
+    let passed: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| scope.spawn(|| passed_at_once(&layer, CALLS)))
+            .collect();
+        let passed = threads.into_iter().map(|thread| thread.join().unwrap());
+        passed.sum()
+    });
+    assert_eq!(passed, BURST);
+    let state = layer.handle().state();
+    assert_eq!(state.passed_calls, BURST as u64);
+    assert_eq!(state.rejected_calls, (THREADS * CALLS - BURST) as u64);
+}
+
+fn passed_at_once(layer: &RateLimitLayer, calls: usize) -> usize {
+    let mut service = layer.layer(service_fn(|()| std::future::ready(Ok::<_, BoxError>(()))));
+    let mut cx = Context::from_waker(Waker::noop());
+    let passes = (0..calls).filter(|_| match pin!(service.call(())).poll(&mut cx) {
+        Poll::Ready(result) => result.is_ok(),
+        Poll::Pending => panic!("nobody waits for an hour"),
+    });
+    passes.count()
 }

@@ -246,7 +246,7 @@ impl Model {
         }
     }
 
-    fn to_server(&mut self, number: usize, cost: i128) {
+    fn dispatch(&mut self, number: usize, cost: i128) {
         assert!(self.pause.is_none());
         self.level -= cost * self.numbers.interval();
         self.passed.push((self.now, cost));
@@ -270,7 +270,7 @@ impl Model {
             let slot = self.slot(self.queued() + entry.cost);
             if slot <= self.now {
                 entry.stage = Stage::AtServer;
-                self.to_server(number, entry.cost);
+                self.dispatch(number, entry.cost);
             } else if slot > entry.until {
                 entry.stage = Stage::Refused(self.refusal(slot));
             }
@@ -314,7 +314,7 @@ impl Model {
             Stage::Waiting => {
                 if !self.closed {
                     self.entries[at].stage = Stage::AtServer;
-                    self.to_server(number, entry.cost);
+                    self.dispatch(number, entry.cost);
                 }
                 None
             }

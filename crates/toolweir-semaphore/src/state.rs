@@ -1,5 +1,9 @@
 //! Who holds a permit, and who waits for one.
 //!
+//! A queue of its own instead of tokio's semaphore: all figures are of one moment, a permit that is
+//! taken away while a call holds it needs no bookkeeping, and the wait for one has a type with a
+//! name.
+//!
 //! Pure: it reads no clock, takes no lock and wakes nobody. What must be woken or dropped outside
 //! the caller's lock, it returns.
 

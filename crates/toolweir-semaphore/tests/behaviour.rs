@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -255,6 +255,30 @@ mod queue {
         assert_eq!(rig.server.calls(), [2]);
         drop(second);
         assert_eq!((rig.in_flight(), rig.queued()), (0, 0));
+    }
+
+    /// Whoever is woken may use the semaphore at once, on the same thread.
+    #[tokio::test(start_paused = true)]
+    async fn wakers_are_woken_without_a_lock() {
+        struct Asks(SemaphoreHandle, AtomicUsize);
+
+        impl Wake for Asks {
+            fn wake(self: Arc<Self>) {
+                self.1.store(self.0.state().in_flight + 1, SeqCst);
+            }
+        }
+
+        let layer = SemaphoreLayer::new(config(1, 1).build().unwrap());
+        let never = service_fn(|()| std::future::pending::<Result<(), BoxError>>());
+        let mut service = layer.layer(never);
+        let holder = service.call(());
+        let mut waiting = pin!(service.call(()));
+        let asks = Arc::new(Asks(layer.handle(), AtomicUsize::new(0)));
+        let waker = Waker::from(asks.clone());
+        let mut cx = Context::from_waker(&waker);
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        drop(holder);
+        assert_eq!(asks.1.load(SeqCst), 2);
     }
 
     #[tokio::test(start_paused = true)]
