@@ -1,0 +1,478 @@
+//! Workflows that call tools, on a real Temporal server and over an MCP server in memory.
+
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::{
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use temporalio_client::{
+    Client, WorkflowCancelOptions, WorkflowFetchHistoryOptions, WorkflowGetResultOptions,
+    WorkflowHandle, WorkflowStartOptions, errors::WorkflowGetResultError,
+};
+use temporalio_common::HasWorkflowDefinition;
+use temporalio_common::protos::temporal::api::history::v1::history_event::Attributes;
+use temporalio_sdk::{Runtime, Worker, WorkerOptions};
+use tokio::time::timeout;
+use toolweir_core::{Reason, Rejection, ReportState, StateReport};
+use toolweir_mcp::{Entry, McpService, ServerRegistry};
+use toolweir_temporal::ToolActivities;
+use toolweir_testkit::{
+    mcp::{Answer, ScriptedServer},
+    temporal::{Options, TemporalServer},
+};
+
+use workflows::{Batch, Call, CallOnce, Ready, Told};
+
+/// Longer than any of these workflows takes on a busy machine, and shorter than a call that nobody
+/// cancels.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// The servers of these tests, which are one scripted server under three names.
+const MUSIC: &str = "music";
+/// Preflight is refused twice.
+const SOON: &str = "soon";
+/// Preflight is always refused.
+const NEVER: &str = "never";
+
+/// How long a refused preflight says to wait.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+// The macros make items without docs and `Debug`, and as visible as the workflow that must be `pub`
+// for them.
+#[allow(missing_docs, missing_debug_implementations, unreachable_pub)]
+mod workflows {
+    use temporalio_macros::{workflow, workflow_methods};
+    use temporalio_workflow::{WorkflowContext, WorkflowResult};
+    use toolweir_workflow::{CallError, FailureDetails, Readiness, ToolClient, batch};
+
+    use super::*;
+
+    /// A heartbeat, and with it word of a cancellation, comes within this time.
+    const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
+
+    #[derive(Serialize, Deserialize)]
+    pub struct Call {
+        pub server: String,
+        pub tool: String,
+        pub arguments: Value,
+        pub schedule_to_close_ms: u64,
+        /// Whether a failure is told, or fails the workflow.
+        pub tell: bool,
+    }
+
+    /// What a workflow learns of a call.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    pub enum Told {
+        Answer(Value),
+        Failed {
+            kind: String,
+            text: String,
+            details: FailureDetails,
+        },
+    }
+
+    impl Told {
+        fn failed(error: &CallError) -> Self {
+            Self::Failed {
+                kind: error.kind().unwrap().to_string(),
+                text: error.to_string(),
+                details: error.details().unwrap(),
+            }
+        }
+    }
+
+    /// Calls one tool.
+    #[workflow]
+    #[derive(Default)]
+    pub struct CallOnce;
+
+    #[workflow_methods]
+    impl CallOnce {
+        #[run]
+        pub async fn run(ctx: &mut WorkflowContext<Self>, input: Call) -> WorkflowResult<Told> {
+            let client = ToolClient::new(input.server)
+                .heartbeat_timeout(HEARTBEAT_TIMEOUT)
+                .schedule_to_close(Duration::from_millis(input.schedule_to_close_ms));
+            match client.call(ctx, &input.tool, input.arguments).await {
+                Ok(answer) => Ok(Told::Answer(answer)),
+                Err(error) if input.tell => Ok(Told::failed(&error)),
+                Err(error) => Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until a server is ready; the preflight's reason if it is not in time.
+    #[workflow]
+    #[derive(Default)]
+    pub struct Ready;
+
+    #[workflow_methods]
+    impl Ready {
+        #[run]
+        pub async fn run(
+            ctx: &mut WorkflowContext<Self>,
+            (server, patience_ms): (String, u64),
+        ) -> WorkflowResult<Option<String>> {
+            let client = ToolClient::new(server);
+            let patience = Duration::from_millis(patience_ms);
+            match client.wait_until_ready(ctx, patience).await? {
+                Readiness::Ready => Ok(None),
+                Readiness::Refused(report) => Ok(report.reason),
+                other => unreachable!("{other:?}"),
+            }
+        }
+    }
+
+    /// Echoes the numbers below `calls`, so many of them at once.
+    #[workflow]
+    #[derive(Default)]
+    pub struct Batch;
+
+    #[derive(Deserialize)]
+    struct Echo {
+        n: u64,
+    }
+
+    #[workflow_methods]
+    impl Batch {
+        #[run]
+        pub async fn run(
+            ctx: &mut WorkflowContext<Self>,
+            (limit, calls): (usize, u64),
+        ) -> WorkflowResult<Vec<u64>> {
+            let ctx = &*ctx;
+            let client = ToolClient::new(MUSIC);
+            let calls = (0..calls).map(|n| client.call(ctx, "echo", json!({ "n": n })));
+            let mut echoed = Vec::new();
+            for answer in batch(limit, calls).await {
+                let Echo { n } = answer?;
+                echoed.push(n);
+            }
+            Ok(echoed)
+        }
+    }
+}
+
+/// Refuses so many times, then lets calls through.
+struct Refusing {
+    times: usize,
+    asked: Arc<AtomicUsize>,
+}
+
+impl ReportState for Refusing {
+    fn report(&self) -> StateReport {
+        if self.asked.fetch_add(1, Ordering::SeqCst) >= self.times {
+            return StateReport::ready("circuit-breaker");
+        }
+        let open = Rejection::new("circuit-breaker", Reason::CircuitOpen);
+        StateReport::refusing(&open.with_retry_after(ASK_AGAIN))
+    }
+}
+
+/// A Temporal server, an MCP server, and a worker's activities between them.
+struct Stage {
+    temporal: TemporalServer,
+    client: Client,
+    music: ScriptedServer,
+    /// How often the states of [`SOON`] and [`NEVER`] were read.
+    asked: Arc<AtomicUsize>,
+    /// The task queue's name, and the start of the workflows' ids: the server may be shared.
+    name: String,
+}
+
+impl Stage {
+    async fn set(test: &str) -> Self {
+        let temporal = TemporalServer::start(Options::new()).await.unwrap();
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+        Self {
+            client: temporal.client("default").await.unwrap(),
+            temporal,
+            music: ScriptedServer::new(),
+            asked: Arc::default(),
+            name: format!("{test}-{}-{now}", process::id()),
+        }
+    }
+
+    fn entry(&self) -> Entry {
+        let music = self.music.clone();
+        let mcp = McpService::builder(MUSIC).transport(move || {
+            let stream = music.connect();
+            async move { Ok(stream) }
+        });
+        Entry::of(mcp.build().unwrap())
+    }
+
+    fn refusing(&self, times: usize) -> Entry {
+        let asked = self.asked.clone();
+        self.entry().with_state(Refusing { times, asked })
+    }
+
+    /// Runs a worker for as long as `scene` lasts, and no longer than [`LIMIT`].
+    async fn play<T>(self, scene: impl AsyncFnOnce(&Self) -> T) -> T {
+        let registry = ServerRegistry::builder()
+            .server(MUSIC, self.entry())
+            .server(SOON, self.refusing(2))
+            .server(NEVER, self.refusing(usize::MAX));
+        let registry = Arc::new(registry.build().unwrap());
+        let options = WorkerOptions::new(&self.name)
+            .register_workflow::<CallOnce>()
+            .unwrap()
+            .register_workflow::<Ready>()
+            .unwrap()
+            .register_workflow::<Batch>()
+            .unwrap()
+            .register_activities(ToolActivities::new(registry.clone()))
+            .graceful_shutdown_period(Duration::from_secs(1))
+            .build();
+        let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
+        let mut worker = Worker::new(&runtime, self.client.clone(), options).unwrap();
+        let shut_down = worker.shutdown_handle();
+        let scene = async {
+            let played = timeout(LIMIT, scene(&self)).await;
+            shut_down();
+            played
+        };
+        let (ended, played) = tokio::join!(worker.run(), scene);
+        ended.unwrap();
+        registry.shutdown(Duration::from_secs(1)).await;
+        self.temporal.stop().await.unwrap();
+        played.unwrap()
+    }
+
+    async fn start<W>(&self, workflow: W, input: W::Input) -> Run<W>
+    where
+        W: HasWorkflowDefinition<Input: Send>,
+    {
+        let options = WorkflowStartOptions::new(&self.name, &self.name)
+            .execution_timeout(LIMIT)
+            .build();
+        let started = self.client.start_workflow(workflow, input, options);
+        Run(started.await.unwrap())
+    }
+}
+
+/// A workflow that was started.
+struct Run<W>(WorkflowHandle<Client, W>);
+
+impl<W: HasWorkflowDefinition> Run<W> {
+    async fn result(&self) -> Result<W::Output, WorkflowGetResultError> {
+        self.0.get_result(WorkflowGetResultOptions::default()).await
+    }
+
+    /// What happened to it.
+    async fn history(&self) -> Vec<Attributes> {
+        let history = self.0.fetch_history(WorkflowFetchHistoryOptions::default());
+        let events = history.into_events().await.unwrap();
+        Vec::from_iter(events.into_iter().filter_map(|event| event.attributes))
+    }
+
+    /// The attempts of its activities that counted.
+    async fn attempts(&self) -> Vec<i32> {
+        let history = self.history().await;
+        let attempts = history.into_iter().filter_map(|event| match event {
+            Attributes::ActivityTaskStartedEventAttributes(started) => Some(started.attempt),
+            _ => None,
+        });
+        attempts.collect()
+    }
+}
+
+fn call(tool: &str, arguments: Value) -> Call {
+    Call {
+        server: MUSIC.to_owned(),
+        tool: tool.to_owned(),
+        arguments,
+        schedule_to_close_ms: 60_000,
+        tell: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_throttled_call_is_repeated_by_temporal() {
+    let stage = Stage::set("throttled").await;
+    stage
+        .play(async |stage| {
+            let pause = Answer::Throttle {
+                retry_after_ms: 100,
+            };
+            stage.music.script([pause]);
+            let run = stage
+                .start(CallOnce::run, call("add", json!({ "key": "joga" })))
+                .await;
+            let told = run.result().await;
+            let added = json!({ "key": "joga", "applied": true });
+            assert_eq!(told.unwrap(), Told::Answer(added));
+            assert_eq!(run.attempts().await, [2]);
+            let stats = stage.music.stats();
+            assert_eq!((stats.calls_of("add"), stats.effects_of("joga")), (2, 1));
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_that_outlasts_the_call_is_told_at_once() {
+    let stage = Stage::set("late").await;
+    stage
+        .play(async |stage| {
+            let mut late = call("throttle", json!({ "retry_after_ms": 90_000 }));
+            late.schedule_to_close_ms = 30_000;
+            late.tell = true;
+            let run = stage.start(CallOnce::run, late).await;
+            let told = run.result().await;
+            let Told::Failed {
+                kind,
+                text,
+                details,
+            } = told.unwrap()
+            else {
+                panic!("it was answered");
+            };
+            assert_eq!(
+                (&*kind, &*details.delivery),
+                ("ToolCallThrottled", "not-sent")
+            );
+            assert_eq!(details.retry_after_ms, Some(90_000));
+            assert_eq!((&*details.server, &*details.tool), (MUSIC, "throttle"));
+            assert!(text.contains("in 90.0s"), "{text}");
+            assert_eq!(run.attempts().await, [1]);
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_ends_a_call_that_may_have_had_its_effect() {
+    let stage = Stage::set("lost").await;
+    stage
+        .play(async |stage| {
+            stage.music.script([Answer::DieAfter]);
+            let mut lost = call("fail", json!({}));
+            lost.tell = true;
+            let run = stage.start(CallOnce::run, lost).await;
+            let told = run.result().await;
+            let Told::Failed { kind, details, .. } = told.unwrap() else {
+                panic!("it was answered");
+            };
+            assert_eq!(
+                (&*kind, &*details.delivery),
+                ("OutcomeUnknown", "ambiguous")
+            );
+            assert_eq!(stage.music.stats().calls_of("fail"), 1);
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_server_fails_the_workflow_and_lists_the_known() {
+    let stage = Stage::set("unknown").await;
+    stage
+        .play(async |stage| {
+            let mut unknown = call("search", json!({}));
+            unknown.server = "SpotifyMCP".to_owned();
+            let run = stage.start(CallOnce::run, unknown).await;
+            let failed = run.result().await;
+            let Err(WorkflowGetResultError::Failed(error)) = failed else {
+                panic!("it did not fail: {failed:?}");
+            };
+            let mut failure = error.failure();
+            while let Some(cause) = &failure.cause {
+                failure = cause;
+            }
+            assert_eq!(
+                failure.message,
+                r#"no MCP server named "SpotifyMCP"; known: "music", "never", "soon""#
+            );
+            assert_eq!(run.attempts().await, [1]);
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_workflow_cancels_the_call_at_the_server() {
+    let stage = Stage::set("cancelled").await;
+    stage
+        .play(async |stage| {
+            let run = stage.start(CallOnce::run, call("hang", json!({}))).await;
+            stage
+                .music
+                .wait_for(|stats| stats.calls_of("hang") == 1)
+                .await;
+            run.0
+                .cancel(WorkflowCancelOptions::default())
+                .await
+                .unwrap();
+            let ended = run.result().await;
+            assert!(
+                matches!(ended, Err(WorkflowGetResultError::Cancelled { .. })),
+                "{ended:?}"
+            );
+            // Its own deadline would end it long after this test.
+            stage
+                .music
+                .wait_for(|stats| stats.cancelled_of("hang") == 1)
+                .await;
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patience_waits_on_timers_until_the_server_is_ready() {
+    let stage = Stage::set("patience").await;
+    stage
+        .play(async |stage| {
+            let input = (SOON.to_owned(), 30_000);
+            let run = stage.start(Ready::run, input).await;
+            let reason = run.result().await;
+            assert_eq!(reason.unwrap(), None);
+            assert_eq!(stage.asked.load(Ordering::SeqCst), 3);
+            let history = run.history().await;
+            let timers = history.iter().filter_map(|event| match event {
+                Attributes::TimerStartedEventAttributes(timer) => timer.start_to_fire_timeout,
+                _ => None,
+            });
+            let timers = Vec::from_iter(timers.map(|timer| Duration::try_from(timer).unwrap()));
+            assert_eq!(timers, [ASK_AGAIN, ASK_AGAIN]);
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_patience_is_told_the_reason_at_once() {
+    let stage = Stage::set("impatience").await;
+    stage
+        .play(async |stage| {
+            let input = (NEVER.to_owned(), 0);
+            let run = stage.start(Ready::run, input).await;
+            let reason = run.result().await;
+            let reason = reason.unwrap().unwrap();
+            assert!(reason.contains("the circuit is open"), "{reason}");
+            assert_eq!(stage.asked.load(Ordering::SeqCst), 1);
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_keeps_its_order_and_its_limit() {
+    let stage = Stage::set("batch").await;
+    stage
+        .play(async |stage| {
+            // Some take longer than others, so that they end out of order.
+            let answers = (0..40).map(|n| Answer::Slow { ms: 1 + n % 3 * 20 });
+            stage.music.script(answers);
+            let run = stage.start(Batch::run, (4, 40)).await;
+            let echoed = run.result().await;
+            assert_eq!(echoed.unwrap(), Vec::from_iter(0..40));
+            let stats = stage.music.stats();
+            assert_eq!(stats.calls_of("echo"), 40);
+            assert!((2..=4).contains(&stats.max_concurrent), "{stats:?}");
+        })
+        .await;
+}
