@@ -43,7 +43,10 @@ fn main() -> ExitCode {
         Command::Test { options } => test::run(&options),
     };
     result.unwrap_or_else(|error| {
-        #[expect(clippy::print_stderr, reason = "what went wrong is for the person at the terminal")]
+        #[expect(
+            clippy::print_stderr,
+            reason = "what went wrong is for the person at the terminal"
+        )]
         {
             eprintln!("error: {error:#}");
         }

@@ -93,7 +93,7 @@ impl Link {
     /// Most often the transport ends with it. A child that holds its pipes keeps that open: then
     /// nobody would answer, and nothing would say so.
     pub(crate) async fn process_over(link: Weak<Self>) {
-        if !link.upgrade().is_some_and(|link| link.process_id.is_some()) {
+        if link.upgrade().is_none_or(|link| link.process_id.is_none()) {
             return pending().await;
         }
         let Ok(mut ends) = signal(SignalKind::child()) else {

@@ -201,37 +201,29 @@ impl History {
 
     fn of(events: Vec<HistoryEvent>) -> Self {
         let mut history = Self::default();
-        let mut scheduled = BTreeSet::new();
-        let mut started = HashMap::new();
+        // The tool calls under way, by the event that scheduled each, and when they were started.
+        let mut under_way = HashMap::new();
         for event in events {
-            let at = event.event_time.map(|time| {
-                let millis = time.seconds * 1000 + i64::from(time.nanos) / 1_000_000;
-                u64::try_from(millis).unwrap_or_default()
-            });
-            match (event.attributes, at) {
-                (Some(Attributes::ActivityTaskScheduledEventAttributes(activity)), _) => {
-                    if activity
+            let at = event.event_time.and_then(|at| millis(at.seconds, at.nanos));
+            match event.attributes {
+                Some(Attributes::ActivityTaskScheduledEventAttributes(call))
+                    if call
                         .activity_type
-                        .is_some_and(|kind| kind.name == CALL_TOOL)
-                    {
-                        scheduled.insert(event.event_id);
+                        .as_ref()
+                        .is_some_and(|kind| kind.name == CALL_TOOL) =>
+                {
+                    under_way.insert(event.event_id, None);
+                }
+                Some(Attributes::ActivityTaskStartedEventAttributes(start)) => {
+                    if let Some(started) = under_way.get_mut(&start.scheduled_event_id) {
+                        *started = at;
                     }
                 }
-                (Some(Attributes::ActivityTaskStartedEventAttributes(start)), Some(at)) => {
-                    started.insert(start.scheduled_event_id, at);
+                Some(Attributes::ActivityTaskCompletedEventAttributes(end)) => {
+                    let started = under_way.remove(&end.scheduled_event_id).flatten();
+                    history.calls.extend(Call::between(started, at));
                 }
-                (Some(Attributes::ActivityTaskCompletedEventAttributes(end)), Some(at)) => {
-                    let began = started.get(&end.scheduled_event_id);
-                    if let Some(began) =
-                        began.filter(|_| scheduled.contains(&end.scheduled_event_id))
-                    {
-                        history.calls.push(Call {
-                            started_ms: *began,
-                            took_ms: at.saturating_sub(*began),
-                        });
-                    }
-                }
-                (Some(Attributes::WorkflowExecutionCompletedEventAttributes(end)), _) => {
+                Some(Attributes::WorkflowExecutionCompletedEventAttributes(end)) => {
                     history.report = end
                         .result
                         .and_then(|result| result.payloads.into_iter().next())
@@ -242,4 +234,19 @@ impl History {
         }
         history
     }
+}
+
+impl Call {
+    fn between(started: Option<u64>, ended: Option<u64>) -> Option<Self> {
+        let started_ms = started?;
+        Some(Self {
+            started_ms,
+            took_ms: ended?.saturating_sub(started_ms),
+        })
+    }
+}
+
+fn millis(seconds: i64, nanos: i32) -> Option<u64> {
+    let millis = seconds.checked_mul(1000)? + i64::from(nanos) / 1_000_000;
+    u64::try_from(millis).ok()
 }

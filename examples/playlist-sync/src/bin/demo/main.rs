@@ -52,11 +52,11 @@ async fn demo(arguments: &Arguments, mut progress: Progress) -> Result<ExitCode>
     progress.say("starting the development server, the worker and its MCP server");
     let mut stage = tokio::select! {
         stage = Stage::set(arguments, &exports) => stage?,
-        _ = signal::ctrl_c() => return Ok(ExitCode::from(INTERRUPTED)),
+        () = interrupted() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let figures = tokio::select! {
         figures = perform(arguments, &exports, &expected, &mut stage, &mut progress) => Some(figures),
-        _ = signal::ctrl_c() => None,
+        () = interrupted() => None,
     };
     progress.say("stopping everything");
     let struck = stage.strike().await;
@@ -70,6 +70,17 @@ async fn demo(arguments: &Arguments, mut progress: Progress) -> Result<ExitCode>
     };
     struck?;
     report(arguments, &expected, &figures)
+}
+
+/// Ends on Ctrl-C or SIGTERM.
+async fn interrupted() {
+    let Ok(mut terminate) = signal::unix::signal(signal::unix::SignalKind::terminate()) else {
+        return;
+    };
+    tokio::select! {
+        _ = signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// The exports as absolute paths, so that the worker finds them wherever it runs.

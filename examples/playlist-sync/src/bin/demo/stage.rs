@@ -155,6 +155,8 @@ fn worker(
         .args(exports)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        // Ctrl-C is for the demo, which then stops the worker in its turn.
+        .process_group(0)
         .kill_on_drop(true);
     worker
         .spawn()

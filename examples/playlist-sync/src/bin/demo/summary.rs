@@ -10,71 +10,70 @@ use crate::{
 impl Figures {
     /// The figures as a few lines of text.
     pub(crate) fn summary(&self, arguments: &Arguments) -> String {
-        let mut text = String::new();
         let protection = if arguments.unprotected {
             "without layers"
         } else {
             "through the layers"
         };
-        let millis =
-            |ms: Option<u64>| ms.map_or_else(|| "none".to_owned(), |ms| format!("{ms} ms"));
-        let lines = [
-            (
-                "runs",
-                format!(
-                    "{} started, {} completed, {} skipped by preflight, {} failed; \
-                     {} skipped by the schedule's overlap policy",
-                    self.runs_started,
-                    self.runs_completed,
-                    self.runs_skipped,
-                    self.runs_failed,
-                    self.overlap_skipped
-                ),
-            ),
-            (
-                "backfills",
-                format!(
-                    "{} of {} runs completed, {} lost",
-                    self.backfill_completed,
-                    2 * arguments.days,
-                    (2 * usize::from(arguments.days)).saturating_sub(self.backfill_completed)
-                ),
-            ),
-            (
-                "tool calls",
-                format!(
-                    "{}, of which the server throttled {}; the first took {}, the median {}",
-                    self.tool_calls,
-                    self.server_throttled,
-                    millis(self.first_call_ms),
-                    millis(self.median_call_ms)
-                ),
-            ),
-            (
-                "server",
-                format!(
-                    "started {} time(s), token refreshed {} time(s)",
-                    self.server_starts, self.token_refreshes
-                ),
-            ),
-            (
-                "tracks",
-                format!(
-                    "{} of {} in their playlists, {} more than once",
-                    self.tracks_present, self.tracks_expected, self.tracks_duplicated
-                ),
-            ),
-        ];
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "The playlist sync {protection}, {:.0} s:",
-            self.seconds
-        );
-        for (name, line) in lines {
+        let mut text = format!("The playlist sync {protection}, {:.0} s:\n", self.seconds);
+        for (name, line) in [
+            ("runs", self.runs()),
+            ("backfills", self.backfills(arguments)),
+            ("tool calls", self.calls()),
+            ("server", self.server()),
+            ("tracks", self.tracks()),
+        ] {
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "  {name:<11}{line}");
         }
         text
+    }
+
+    fn runs(&self) -> String {
+        format!(
+            "{} started, {} completed, {} skipped by preflight, {} failed; \
+             {} skipped by the schedule's overlap policy",
+            self.runs_started,
+            self.runs_completed,
+            self.runs_skipped,
+            self.runs_failed,
+            self.overlap_skipped
+        )
+    }
+
+    fn backfills(&self, arguments: &Arguments) -> String {
+        let all = 2 * usize::from(arguments.days);
+        let lost = all.saturating_sub(self.backfill_completed);
+        format!(
+            "{} of {all} runs completed, {lost} lost",
+            self.backfill_completed
+        )
+    }
+
+    fn calls(&self) -> String {
+        let millis =
+            |ms: Option<u64>| ms.map_or_else(|| "none".to_owned(), |ms| format!("{ms} ms"));
+        format!(
+            "{}, of which the server throttled {}; the first took {}, the median {}",
+            self.tool_calls,
+            self.server_throttled,
+            millis(self.first_call_ms),
+            millis(self.median_call_ms)
+        )
+    }
+
+    fn server(&self) -> String {
+        format!(
+            "started {} time(s), token refreshed {} time(s)",
+            self.server_starts, self.token_refreshes
+        )
+    }
+
+    fn tracks(&self) -> String {
+        format!(
+            "{} of {} in their playlists, {} more than once",
+            self.tracks_present, self.tracks_expected, self.tracks_duplicated
+        )
     }
 
     /// Where the demo falls short of what it promises. Without layers it promises nothing.
