@@ -36,6 +36,11 @@ use workflows::{Batch, Call, CallOnce, Ready, Told};
 /// cancels.
 const LIMIT: Duration = Duration::from_secs(40);
 
+/// How long a stopping worker waits for its activities.
+const WORKER_GRACE: Duration = Duration::from_secs(20);
+/// How long a stopping MCP server waits for its calls: less, so that activities can report theirs.
+const SERVER_GRACE: Duration = Duration::from_millis(100);
+
 /// The servers of these tests, which are one scripted server under three names.
 const MUSIC: &str = "music";
 /// Preflight is refused twice.
@@ -216,13 +221,15 @@ impl Stage {
         self.entry().with_state(Refusing { times, asked })
     }
 
-    /// Runs a worker for as long as `scene` lasts, and no longer than [`LIMIT`].
-    async fn play<T>(self, scene: impl AsyncFnOnce(&Self) -> T) -> T {
+    fn registry(&self) -> Arc<ServerRegistry> {
         let registry = ServerRegistry::builder()
             .server(MUSIC, self.entry())
             .server(SOON, self.refusing(2))
             .server(NEVER, self.refusing(usize::MAX));
-        let registry = Arc::new(registry.build().unwrap());
+        Arc::new(registry.build().unwrap())
+    }
+
+    fn worker(&self, registry: &Arc<ServerRegistry>) -> Worker {
         let options = WorkerOptions::new(&self.name)
             .register_workflow::<CallOnce>()
             .unwrap()
@@ -231,19 +238,26 @@ impl Stage {
             .register_workflow::<Batch>()
             .unwrap()
             .register_activities(ToolActivities::new(registry.clone()))
-            .graceful_shutdown_period(Duration::from_secs(1))
+            .graceful_shutdown_period(WORKER_GRACE)
             .build();
         let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
-        let mut worker = Worker::new(&runtime, self.client.clone(), options).unwrap();
-        let shut_down = worker.shutdown_handle();
+        Worker::new(&runtime, self.client.clone(), options).unwrap()
+    }
+
+    /// Runs a worker for as long as `scene` lasts, and no longer than [`LIMIT`]. The MCP server is
+    /// shut down with it.
+    async fn play<T>(self, scene: impl AsyncFnOnce(&Self) -> T) -> T {
+        let registry = self.registry();
+        let mut worker = self.worker(&registry);
+        let stop = worker.shutdown_handle();
         let scene = async {
             let played = timeout(LIMIT, scene(&self)).await;
-            shut_down();
+            stop();
+            registry.shutdown(SERVER_GRACE).await;
             played
         };
         let (ended, played) = tokio::join!(worker.run(), scene);
         ended.unwrap();
-        registry.shutdown(Duration::from_secs(1)).await;
         self.temporal.stop().await.unwrap();
         played.unwrap()
     }
@@ -475,4 +489,33 @@ async fn a_batch_keeps_its_order_and_its_limit() {
             assert!((2..=4).contains(&stats.max_concurrent), "{stats:?}");
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_a_shutdown_breaks_off_is_not_repeated() {
+    let stage = Stage::set("shutdown").await;
+    let registry = stage.registry();
+    let mut worker = stage.worker(&registry);
+    let stop = worker.shutdown_handle();
+    let scene = async {
+        let run = stage.start(CallOnce::run, call("hang", json!({}))).await;
+        stage
+            .music
+            .wait_for(|stats| stats.calls_of("hang") == 1)
+            .await;
+        stop();
+        registry.shutdown(SERVER_GRACE).await;
+        run
+    };
+    let (ended, run) = tokio::join!(worker.run(), scene);
+    ended.unwrap();
+    let history = run.history().await;
+    let failed = history.iter().find_map(|event| match event {
+        Attributes::ActivityTaskFailedEventAttributes(failed) => failed.failure.as_ref(),
+        _ => None,
+    });
+    // Where Temporal repeats an activity, its failure is not in the history.
+    let failed = failed.unwrap_or_else(|| panic!("it would be repeated: {history:?}"));
+    assert!(failed.message.contains("was lost"), "{failed:?}");
+    stage.temporal.stop().await.unwrap();
 }
