@@ -138,7 +138,8 @@ impl McpHandle {
         self.manager.restart(grace).await;
     }
 
-    /// As [`restart`](Self::restart), but for good: later calls are refused.
+    /// As [`restart`](Self::restart), but for good: later calls are refused. It returns when nothing
+    /// is left, also of a server that a restart or a loss is still ending.
     pub async fn shutdown(&self, grace: Duration) {
         self.manager.shut_down(grace).await;
     }

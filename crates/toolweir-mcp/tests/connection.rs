@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::{
-    pin::Pin,
+    future::{pending, ready},
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,7 +16,8 @@ use std::{
 use serde_json::json;
 use tokio::{
     io::{self, AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    task::JoinHandle,
+    sync::Semaphore,
+    task::{JoinHandle, yield_now},
     time::{Instant, sleep},
 };
 use toolweir_core::{AsRejection as _, BoxError, Delivery, Outcome, Reason, ReportState as _};
@@ -303,7 +305,7 @@ async fn shutdown_lets_calls_end_and_refuses_new_ones() {
     server.wait_for(|stats| stats.in_flight == 1).await;
     let handle = mcp.handle();
     let ends = tokio::spawn(async move { handle.shutdown(Duration::from_secs(5)).await });
-    tokio::task::yield_now().await;
+    yield_now().await;
     let refused = call(&mcp, "echo").await.unwrap_err();
     let reason = refused.as_rejection().map(toolweir_core::Rejection::reason);
     assert_eq!(reason, Some(Reason::ShuttingDown));
@@ -357,6 +359,37 @@ async fn shutdown_ends_a_connect_and_says_so_to_who_waits() {
     let reason = error.as_rejection().map(toolweir_core::Rejection::reason);
     assert_eq!(reason, Some(Reason::ShuttingDown));
     server.wait_for(|stats| stats.open_connections == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_shut_down_wait_for_the_same_connect_to_end() {
+    let held = Arc::new(Semaphore::new(1));
+    let hold = held.clone();
+    let mcp = McpService::builder("music").transport(move || {
+        let hold = hold.clone();
+        async move {
+            let _held = hold.acquire_owned().await?;
+            pending::<Result<DuplexStream, BoxError>>().await
+        }
+    });
+    let mcp = mcp.build().unwrap();
+    let waits = spawn(&mcp, "echo");
+    while held.available_permits() > 0 {
+        yield_now().await;
+    }
+    let grace = Duration::from_secs(1);
+    let handle = mcp.handle();
+    let mut first = pin!(handle.shutdown(grace));
+    tokio::select! {
+        biased;
+        () = &mut first => panic!("the attempt has not ended yet"),
+        () = ready(()) => {}
+    }
+    // Nothing else has run in between.
+    handle.shutdown(grace).await;
+    assert_eq!(held.available_permits(), 1);
+    first.await;
+    waits.await.unwrap().unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]

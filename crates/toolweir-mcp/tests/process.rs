@@ -195,6 +195,20 @@ async fn restart_ends_the_process_and_the_next_call_starts_another() {
 }
 
 #[tokio::test]
+async fn shutdown_waits_for_a_restart_that_still_ends_the_process() {
+    let flags = "--ignore-sigterm --ignore-eof";
+    let (mcp, processes) = behind_a_shell("restarting", flags).await;
+    let (handle, restarts) = (mcp.handle(), mcp.handle());
+    let restart = tokio::spawn(async move { restarts.restart(Duration::from_millis(300)).await });
+    until("it is being ended", async || !handle.state().connected).await;
+    handle.shutdown(PATIENCE).await;
+    for process in processes {
+        assert!(!runs(process).await);
+    }
+    restart.await.unwrap();
+}
+
+#[tokio::test]
 async fn words_on_stdout_before_the_protocol_are_passed_over() {
     for banner in ["Listening on stdio…", r#"{"level":"info","msg":"up"}"#] {
         let server = StdioServer::new(server_program()).args(["--banner", banner]);

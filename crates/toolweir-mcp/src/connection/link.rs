@@ -171,6 +171,11 @@ impl Link {
             let closing = Closing(self.clone());
             tokio::spawn(async move { closing.0.end(grace).await });
         }
+        self.closed().await;
+    }
+
+    /// Returns when [`close`](Self::close) has come to its end, whoever called it.
+    pub(crate) async fn closed(&self) {
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 

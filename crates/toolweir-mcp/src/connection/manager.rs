@@ -20,6 +20,8 @@ use crate::ToolHints;
 
 /// A lost connection's process has ended already, or is of no more use.
 const LOST_GRACE: Duration = Duration::from_secs(2);
+/// What an end may take beyond its grace, until a killed process is seen to be gone.
+const KILLED_WITHIN: Duration = Duration::from_secs(6);
 
 /// Why there is no connection to be had.
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ struct State {
     /// What the last server said of its tools. It outlives the connection, because whether a call
     /// may be repeated is asked when the connection is lost.
     said: HashMap<String, ToolHints>,
+    /// What was let go and may not have ended yet.
+    leaving: Vec<Leaving>,
 }
 
 #[derive(Default)]
@@ -71,8 +75,50 @@ enum Phase {
         _go_on: oneshot::Sender<Infallible>,
     },
     Connected(Arc<Link>),
-    /// For good, with the connection that was closed for it.
-    ShutDown(Option<Arc<Link>>),
+    /// For good.
+    ShutDown,
+}
+
+/// An attempt or a connection that is being ended, whatever for.
+#[derive(Clone)]
+enum Leaving {
+    Attempt(watch::Receiver<Told>),
+    Link(Weak<Link>),
+}
+
+impl Leaving {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Attempt(told) => told.has_changed().is_err(),
+            Self::Link(link) => link.strong_count() == 0,
+        }
+    }
+
+    async fn over(self) {
+        match self {
+            // The attempt drops what it has started, and last of all its sender.
+            Self::Attempt(mut told) => while told.changed().await.is_ok() {},
+            Self::Link(link) => {
+                if let Some(link) = link.upgrade() {
+                    link.closed().await;
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Goes into another phase. The one before is the caller's to end.
+    fn leave_for(&mut self, next: Phase) -> Phase {
+        let old = std::mem::replace(&mut self.phase, next);
+        self.leaving.retain(|leaving| !leaving.is_over());
+        match &old {
+            Phase::Connecting { told, .. } => self.leaving.push(Leaving::Attempt(told.clone())),
+            Phase::Connected(link) => self.leaving.push(Leaving::Link(Arc::downgrade(link))),
+            Phase::Idle | Phase::ShutDown => {}
+        }
+        old
+    }
 }
 
 /// The connection as it stands.
@@ -130,7 +176,7 @@ impl Manager {
         }
         // Gone without a word: the attempt was given up for a shutdown or a restart.
         match self.shared.lock().phase {
-            Phase::ShutDown(_) => Err(NoLink::ShutDown),
+            Phase::ShutDown => Err(NoLink::ShutDown),
             _ => Err(NoLink::GivenUp),
         }
     }
@@ -164,7 +210,7 @@ impl Manager {
         Snapshot {
             link,
             connecting: matches!(state.phase, Phase::Connecting { .. }),
-            shut_down: matches!(state.phase, Phase::ShutDown(_)),
+            shut_down: matches!(state.phase, Phase::ShutDown),
             made: state.made,
             last_error: state.last_error.clone(),
             wait: state.backoff.wait(Instant::now()),
@@ -175,33 +221,37 @@ impl Manager {
     pub(crate) async fn restart(&self, grace: Duration) {
         let old = {
             let mut state = self.shared.lock();
-            if matches!(state.phase, Phase::ShutDown(_)) {
+            if matches!(state.phase, Phase::ShutDown) {
                 return;
             }
             state.backoff = Backoff::default();
-            std::mem::take(&mut state.phase)
+            state.leave_for(Phase::Idle)
         };
         old.end(grace).await;
     }
 
-    /// Ends the connection, for good. All who call this wait for the same end.
+    /// Ends the connection, for good, and waits for what is being ended already: by another who
+    /// shuts down, for a restart, or after a loss.
     pub(crate) async fn shut_down(&self, grace: Duration) {
-        let old = {
+        let (old, leaving) = {
             let mut state = self.shared.lock();
-            let last = match &state.phase {
-                Phase::Connected(link) | Phase::ShutDown(Some(link)) => Some(link.clone()),
-                _ => None,
-            };
-            std::mem::replace(&mut state.phase, Phase::ShutDown(last))
+            (state.leave_for(Phase::ShutDown), state.leaving.clone())
         };
-        old.end(grace).await;
+        let over = async {
+            for leaving in leaving {
+                leaving.over().await;
+            }
+        };
+        let over = timeout(grace.saturating_add(KILLED_WITHIN), over);
+        // What was let go earlier keeps the grace it was given, but is not waited for longer.
+        let _ = tokio::join!(old.end(grace), over);
     }
 }
 
 impl Drop for Manager {
     fn drop(&mut self) {
         // An attempt ends with its phase, a link with the last call that holds it.
-        let old = std::mem::replace(&mut self.shared.lock().phase, Phase::ShutDown(None));
+        let old = std::mem::replace(&mut self.shared.lock().phase, Phase::ShutDown);
         drop(old);
     }
 }
@@ -209,13 +259,12 @@ impl Drop for Manager {
 impl Phase {
     async fn end(self, grace: Duration) {
         match self {
-            Self::Connecting { mut told, _go_on } => {
+            Self::Connecting { told, _go_on } => {
                 drop(_go_on);
-                // The attempt drops what it has started, and last of all its sender.
-                let _ = timeout(grace, async { while told.changed().await.is_ok() {} }).await;
+                let _ = timeout(grace, Leaving::Attempt(told).over()).await;
             }
-            Self::Connected(link) | Self::ShutDown(Some(link)) => link.close(grace).await,
-            Self::Idle | Self::ShutDown(None) => {}
+            Self::Connected(link) => link.close(grace).await,
+            Self::Idle | Self::ShutDown => {}
         }
     }
 }
@@ -234,7 +283,7 @@ impl Shared {
             let lost = match &state.phase {
                 Phase::Connected(link) if !link.is_closed() => return Err(Ok(link.clone())),
                 Phase::Connecting { told, .. } => return Ok(told.clone()),
-                Phase::ShutDown(_) => return Err(Err(NoLink::ShutDown)),
+                Phase::ShutDown => return Err(Err(NoLink::ShutDown)),
                 Phase::Connected(link) => link.generation,
                 Phase::Idle => {
                     let wait = state.backoff.wait(Instant::now());
@@ -263,13 +312,11 @@ impl Shared {
     /// Lets a lost connection go. Its remains are reaped in the background.
     fn lost(&self, generation: u64) {
         let mut state = self.lock();
-        let link = match std::mem::take(&mut state.phase) {
-            Phase::Connected(link) if link.generation == generation => link,
-            other => {
-                state.phase = other;
-                return;
-            }
+        let link = match &state.phase {
+            Phase::Connected(link) if link.generation == generation => link.clone(),
+            _ => return,
         };
+        state.leave_for(Phase::Idle);
         let now = Instant::now();
         let lived = now.saturating_duration_since(link.since);
         state.backoff.lost(now, lived, fastrand::f64());
