@@ -21,8 +21,11 @@ use tracing_subscriber::EnvFilter;
 
 /// A Temporal server that is not there is told within this time.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// What the calls under way get to end when the worker is stopped.
-const GRACE: Duration = Duration::from_secs(5);
+/// What activities get to end when the worker is stopped.
+const GRACE: Duration = Duration::from_secs(6);
+/// What the calls in them get: less, so that each activity reports what became of its call before
+/// Temporal takes it for interrupted, and has it made again.
+const CALLS_GRACE: Duration = Duration::from_secs(4);
 
 /// Syncs playlists when Temporal schedules say so.
 ///
@@ -85,8 +88,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let mut stop = Stop::listen()?;
     let registry = Arc::new(registry(arguments)?);
     let result = work(arguments, &registry, &mut stop).await;
-    // Whatever happened, the server's processes are reaped.
-    registry.shutdown(GRACE).await;
+    // However it ended, the server's processes are reaped.
+    registry.shutdown(CALLS_GRACE).await;
     result
 }
 
@@ -124,7 +127,8 @@ async fn work(
         ended = &mut running => bail!("the worker ended by itself: {ended:?}"),
         () = stop.asked() => shutdown(),
     }
-    running.await.context("the worker did not stop cleanly")
+    let (ended, ()) = tokio::join!(running, registry.shutdown(CALLS_GRACE));
+    ended.context("the worker did not stop cleanly")
 }
 
 /// What can go wrong goes wrong here, before the worker takes work.

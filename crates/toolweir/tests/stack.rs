@@ -1,0 +1,260 @@
+//! The recommended stack over a server in memory, on a paused clock.
+
+#![cfg(feature = "stack")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test's own helpers a failure is the test's"
+)]
+
+use std::{pin::pin, task::Context, time::Duration};
+
+use tokio::time::{advance, sleep};
+use toolweir::{
+    circuit_breaker::CircuitBreakerConfig,
+    core::{AsRejection as _, Delivery, Outcome, Reason, Rejection, ReportState as _},
+    mcp::{McpService, TokenTools, ToolCall, ToolError, ToolResponse, ToolService},
+    rate_limit::RateLimitConfig,
+    stack::{ToolStack, ToolStackBuilder},
+    warm_up::Warmth,
+};
+use toolweir_testkit::mcp::{Answer, ScriptedServer};
+use tower::ServiceExt as _;
+
+const LIFE: Duration = Duration::from_secs(3600);
+
+fn over(server: &ScriptedServer) -> ToolStackBuilder {
+    let server = server.clone();
+    let mcp = McpService::builder("scripted")
+        .transport(move || {
+            let connection = server.connect();
+            async { Ok(connection) }
+        })
+        .build()
+        .unwrap();
+    ToolStack::builder(mcp)
+}
+
+async fn echo(service: &ToolService) -> Result<ToolResponse, ToolError> {
+    service.clone().oneshot(ToolCall::new("echo")).await
+}
+
+fn reason(result: &Result<ToolResponse, ToolError>) -> Option<Reason> {
+    let error = result.as_ref().err()?;
+    error.as_rejection().map(Rejection::reason)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_call_warms_up_and_the_others_share_it() {
+    let server = ScriptedServer::new();
+    server.start_delay(Duration::from_secs(2));
+    let stack = over(&server)
+        .token_tools(TokenTools::default())
+        .build()
+        .unwrap();
+    let service = stack.service();
+
+    let calls: Vec<_> = (0..5)
+        .map(|_| {
+            tokio::spawn({
+                let service = service.clone();
+                async move {
+                    echo(&service)
+                        .await
+                        .map(drop)
+                        .map_err(|error| error.to_string())
+                }
+            })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Ok(()));
+    }
+
+    let stats = server.stats();
+    assert_eq!(
+        (stats.connections, stats.token_status_calls),
+        (1, 1),
+        "{stats:?}"
+    );
+    let warm_up = stack.handles().warm_up.as_ref().unwrap();
+    assert_eq!(warm_up.state().warmth, Warmth::Warm);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_calls_refresh_the_token_once_in_its_life() {
+    let server = ScriptedServer::new();
+    server.token_life(LIFE);
+    let stack = over(&server)
+        .token_tools(TokenTools::default())
+        .build()
+        .unwrap();
+    let service = stack.service();
+
+    // A thousand calls over almost ten lives.
+    for _ in 0..1000 {
+        let call = ToolCall::new("guarded");
+        let response = service.clone().oneshot(call).await.unwrap();
+        assert_eq!(response.observation().outcome, Outcome::Success);
+        advance(LIFE / 101).await;
+    }
+
+    let stats = server.stats();
+    assert_eq!(stats.unauthorised, 0, "{stats:?}");
+    assert_eq!(stats.token_status_calls, 1, "{stats:?}");
+    // A refresh comes a little before each expiry, so there may be one more than lives.
+    assert!((9..=11).contains(&stats.refreshes), "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_answer_pauses_everybody_and_preflight_sees_it() {
+    let server = ScriptedServer::new();
+    let quota = RateLimitConfig::builder().calls_per_second(100).burst(100);
+    let stack = over(&server)
+        .rate_limit(quota.build().unwrap())
+        .build()
+        .unwrap();
+    let service = stack.service();
+    echo(&service).await.unwrap();
+    server.script([Answer::Throttle {
+        retry_after_ms: 5000,
+    }]);
+
+    let throttled = echo(&service).await.unwrap();
+    assert_eq!(throttled.observation().delivery, Delivery::NotSent);
+    let before = server.stats().calls;
+    let refused = echo(&service).await;
+
+    assert_eq!(reason(&refused), Some(Reason::Throttled), "{refused:?}");
+    assert_eq!(server.stats().calls, before, "nothing was sent");
+    let breaker = stack.handles().circuit_breaker.as_ref().unwrap().report();
+    let limit = stack.handles().rate_limit.as_ref().unwrap().report();
+    assert!(!breaker.ready && !limit.ready, "{breaker:?} {limit:?}");
+    assert!(
+        breaker.retry_after_ms.is_some_and(|ms| ms >= 4000),
+        "{breaker:?}"
+    );
+
+    sleep(Duration::from_secs(7)).await;
+    echo(&service).await.unwrap();
+}
+
+/// A breaker that one failure opens, for a second, and one probe closes.
+fn touchy() -> CircuitBreakerConfig {
+    CircuitBreakerConfig::builder()
+        .consecutive_failures(1)
+        .wait_duration_in_open_state(Duration::from_secs(1))
+        .permitted_number_of_calls_in_half_open_state(1)
+        .success_threshold(1)
+        .jitter(0)
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_dropped_between_admission_and_observation_leaves_the_next_call_admitted() {
+    let server = ScriptedServer::new();
+    // One call in ten seconds: what is admitted waits here, between the breaker's halves.
+    let quota = RateLimitConfig::builder()
+        .quota(1, Duration::from_secs(10))
+        .burst(1)
+        .max_wait(Duration::from_secs(20));
+    let stack = over(&server)
+        .circuit_breaker(touchy())
+        .rate_limit(quota.build().unwrap())
+        .build()
+        .unwrap();
+    let service = stack.service();
+    let breaker = stack.handles().circuit_breaker.clone().unwrap();
+    stack
+        .handles()
+        .warm_up
+        .as_ref()
+        .unwrap()
+        .warm_up()
+        .await
+        .unwrap();
+    server.script([Answer::Error { code: -32603 }]);
+    assert!(echo(&service).await.is_err());
+    assert!(breaker.is_open());
+    assert_eq!(reason(&echo(&service).await), Some(Reason::CircuitOpen));
+    advance(Duration::from_secs(2)).await;
+
+    {
+        let mut probe = pin!(echo(&service));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(
+            probe.as_mut().poll(&mut cx).is_pending(),
+            "it waits for its cell"
+        );
+        assert_eq!(reason(&echo(&service).await), Some(Reason::ProbesOut));
+    }
+    let next = echo(&service).await;
+
+    assert!(next.is_ok(), "the slot came back: {next:?}");
+    assert!(!breaker.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_refusals_are_nothing_to_breaker_and_health() {
+    let server = ScriptedServer::new();
+    let quota = RateLimitConfig::builder()
+        .quota(1, Duration::from_secs(60))
+        .burst(1)
+        .max_wait(Duration::ZERO);
+    let stack = over(&server)
+        .circuit_breaker(touchy())
+        .rate_limit(quota.build().unwrap())
+        .build()
+        .unwrap();
+    let service = stack.service();
+    echo(&service).await.unwrap();
+    for _ in 0..100 {
+        assert_eq!(reason(&echo(&service).await), Some(Reason::QuotaSpent));
+    }
+    let handles = stack.handles();
+    assert!(!handles.circuit_breaker.as_ref().unwrap().is_open());
+    assert!(handles.health_gate.as_ref().unwrap().report().ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_server_is_replaced_and_warmed_up_again() {
+    let server = ScriptedServer::new();
+    let stack = over(&server).build().unwrap();
+    let service = stack.service();
+    echo(&service).await.unwrap();
+    server.kill_connections();
+    // A call that is sent before the loss is noticed would be lost with it.
+    while stack.handles().mcp.state().connected {
+        tokio::task::yield_now().await;
+    }
+
+    echo(&service).await.unwrap();
+
+    assert_eq!(server.stats().connections, 2);
+    assert_eq!(stack.handles().mcp.state().starts, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_call_needs_a_warm_up_that_makes_it() {
+    let builder = over(&ScriptedServer::new()).first_call(ToolCall::new("echo"));
+    let error = builder.warm_up(None).build().unwrap_err();
+    assert_eq!(error.field(), "first_call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_call_is_made_by_the_warm_up() {
+    let server = ScriptedServer::new();
+    let stack = over(&server)
+        .first_call(ToolCall::new("meta"))
+        .build()
+        .unwrap();
+    stack
+        .handles()
+        .warm_up
+        .as_ref()
+        .unwrap()
+        .warm_up()
+        .await
+        .unwrap();
+    assert_eq!(server.stats().calls_of("meta"), 1);
+}
