@@ -119,9 +119,14 @@ impl From<CallError> for WorkflowTermination {
             CallError::Cancelled => Self::cancelled(),
             CallError::Activity(error) => (*error).into(),
             error => {
-                // The workflow's own mistake: a repetition would repeat it.
+                let kind = match error {
+                    CallError::Tool { .. } => FailureKind::ToolError,
+                    // The workflow's own mistake.
+                    _ => FailureKind::InvalidCall,
+                };
+                // A repetition would repeat it.
                 ApplicationFailure::builder(error)
-                    .type_name(FailureKind::InvalidCall.as_str().to_owned())
+                    .type_name(kind.as_str().to_owned())
                     .non_retryable(true)
                     .build()
                     .into()

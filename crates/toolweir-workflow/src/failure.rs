@@ -24,6 +24,9 @@ pub enum FailureKind {
     FailedForGood,
     /// The call was sent, its answer was lost, and the tool may not be called twice. Not repeated.
     OutcomeUnknown,
+    /// The tool answered with an error of its own, and the workflow let it be its failure. No
+    /// activity fails so.
+    ToolError,
     /// The worker has no server of that name. Not repeated.
     UnknownServer,
     /// The call itself is wrong, or its answer cannot be used. Not repeated.
@@ -31,7 +34,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Refused,
         Self::Throttled,
         Self::Unauthorized,
@@ -39,6 +42,7 @@ impl FailureKind {
         Self::Failed,
         Self::FailedForGood,
         Self::OutcomeUnknown,
+        Self::ToolError,
         Self::UnknownServer,
         Self::InvalidCall,
     ];
@@ -54,6 +58,7 @@ impl FailureKind {
             Self::Failed => "ToolCallFailed",
             Self::FailedForGood => "ToolCallFailedForGood",
             Self::OutcomeUnknown => "OutcomeUnknown",
+            Self::ToolError => "ToolError",
             Self::UnknownServer => "UnknownMcpServer",
             Self::InvalidCall => "InvalidToolCall",
         }
@@ -76,7 +81,11 @@ impl FailureKind {
     pub const fn is_final(self) -> bool {
         matches!(
             self,
-            Self::FailedForGood | Self::OutcomeUnknown | Self::UnknownServer | Self::InvalidCall
+            Self::FailedForGood
+                | Self::OutcomeUnknown
+                | Self::ToolError
+                | Self::UnknownServer
+                | Self::InvalidCall
         )
     }
 }
