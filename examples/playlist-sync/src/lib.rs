@@ -7,6 +7,7 @@
 pub mod music;
 pub mod playlist;
 pub mod sync;
+pub mod temporal;
 
 /// The worker in the workspace's README compiles.
 #[cfg(doctest)]

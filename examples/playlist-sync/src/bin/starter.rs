@@ -6,14 +6,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use playlist_sync::sync::{SyncInput, TASK_QUEUE, WORKFLOW_TYPE};
-use temporalio_client::{Client, ClientOptions, Connection, ConnectionOptions, Url};
-use tokio::time::timeout;
+use playlist_sync::{
+    sync::{SyncInput, TASK_QUEUE, WORKFLOW_TYPE},
+    temporal,
+};
 use toolweir::schedule::{BackfillRequest, Overlap, Schedule, Schedules};
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Creates, triggers, backfills and deletes schedules of the playlist sync.
@@ -164,7 +164,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<String> {
-    let schedules = Schedules::new(connect(&arguments).await?);
+    let schedules =
+        Schedules::new(temporal::connect(&arguments.address, &arguments.namespace).await?);
     match arguments.command {
         Command::Create(new) => create(&schedules, new).await,
         Command::Trigger { id, overlap } => {
@@ -221,25 +222,4 @@ async fn create(schedules: &Schedules, new: NewSchedule) -> Result<String> {
     schedules.create(&schedule).await?;
     let every = humantime::format_duration(new.every);
     Ok(format!("created {}, every {every}", new.id))
-}
-
-async fn connect(arguments: &Arguments) -> Result<Client> {
-    let address = &arguments.address;
-    let url = format!("http://{address}")
-        .parse::<Url>()
-        .with_context(|| format!("{address:?} is no address; give host:port"))?;
-    let connect = Connection::connect(ConnectionOptions::new(url).build());
-    let connection = timeout(CONNECT_WITHIN, connect)
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .with_context(|| {
-            format!(
-                "no Temporal server answers at {address}; start one, or give another with --address"
-            )
-        })?;
-    Ok(Client::new(
-        connection,
-        ClientOptions::new(&arguments.namespace).build(),
-    )?)
 }

@@ -4,13 +4,13 @@ use std::{io::IsTerminal as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use playlist_sync::sync::{ExportActivities, MUSIC, PlaylistSync, TASK_QUEUE};
-use temporalio_client::{Client, ClientOptions, Connection, ConnectionOptions, Url};
-use temporalio_sdk::{Runtime, Worker, WorkerOptions};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::timeout,
+use playlist_sync::{
+    sync::{ExportActivities, MUSIC, PlaylistSync, TASK_QUEUE},
+    temporal,
 };
+use temporalio_client::Client;
+use temporalio_sdk::{Runtime, Worker, WorkerOptions};
+use tokio::signal::unix::{SignalKind, signal};
 use toolweir::{
     mcp::{Entry, McpService, ServerRegistry, StdioServer, TokenTools},
     rate_limit::RateLimitConfig,
@@ -19,8 +19,6 @@ use toolweir::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// A Temporal server that is not there is told within this time.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// What activities get to end when the worker is stopped.
 const GRACE: Duration = Duration::from_secs(6);
 /// What the calls in them get: less, so that each activity reports what became of its call before
@@ -133,35 +131,12 @@ async fn work(
 
 /// What can go wrong goes wrong here, before the worker takes work.
 async fn prepare(arguments: &Arguments, registry: &ServerRegistry) -> Result<Client> {
-    let client = connect(arguments).await?;
+    let client = temporal::connect(&arguments.address, &arguments.namespace).await?;
     registry
         .warm_up()
         .await
         .map_err(anyhow::Error::from_boxed)?;
     Ok(client)
-}
-
-async fn connect(arguments: &Arguments) -> Result<Client> {
-    let address = &arguments.address;
-    let url = format!("http://{address}")
-        .parse::<Url>()
-        .with_context(|| format!("{address:?} is no address; give host:port"))?;
-    let connection = timeout(
-        CONNECT_WITHIN,
-        Connection::connect(ConnectionOptions::new(url).build()),
-    )
-    .await
-    .ok()
-    .and_then(Result::ok)
-    .with_context(|| {
-        format!(
-            "no Temporal server answers at {address}; start one, or give another with --address"
-        )
-    })?;
-    Ok(Client::new(
-        connection,
-        ClientOptions::new(&arguments.namespace).build(),
-    )?)
 }
 
 /// The one server of this worker, behind its layers.

@@ -7,7 +7,10 @@ mod show;
 mod stage;
 mod summary;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
@@ -45,6 +48,10 @@ async fn main() -> ExitCode {
 async fn demo(arguments: &Arguments, mut progress: Progress) -> Result<ExitCode> {
     let begun = Instant::now();
     let exports = exports(arguments)?;
+    if let Some(path) = &arguments.json {
+        // Better now than after a minute's work.
+        write(path, "")?;
+    }
     let expected = Expected::read(&exports);
     for unreadable in &expected.unreadable {
         progress.say(unreadable);
@@ -145,12 +152,15 @@ fn report(arguments: &Arguments, expected: &Expected, figures: &Figures) -> Resu
     }
     if let Some(path) = &arguments.json {
         let json = serde_json::to_string_pretty(figures)?;
-        std::fs::write(path, json + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        write(path, &(json + "\n"))?;
     }
     Ok(if shortfalls.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
