@@ -35,8 +35,16 @@ impl ExportActivities {
         path: String,
     ) -> Result<ReadExport, ActivityError> {
         let read = tokio::task::spawn_blocking(move || match playlist::read(Path::new(&path)) {
-            Ok(export) => ReadExport::Read(export),
-            Err(unreadable) => ReadExport::Unreadable(unreadable.to_string()),
+            Ok(export) => {
+                for row in &export.malformed {
+                    tracing::warn!("{row}");
+                }
+                ReadExport::Read(export)
+            }
+            Err(unreadable) => {
+                tracing::warn!("{unreadable}");
+                ReadExport::Unreadable(unreadable.to_string())
+            }
         });
         Ok(read.await?)
     }

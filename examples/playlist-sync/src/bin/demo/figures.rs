@@ -58,6 +58,8 @@ pub(crate) struct Expected {
     tracks: BTreeMap<String, BTreeSet<String>>,
     /// Exports that cannot be read, each with one sentence.
     pub(crate) unreadable: Vec<String>,
+    /// Rows that cannot be read, by file and line.
+    pub(crate) malformed: Vec<String>,
 }
 
 impl Expected {
@@ -67,7 +69,11 @@ impl Expected {
         let mut read = Vec::new();
         for path in exports {
             match playlist::read(path) {
-                Ok(export) => read.push(export),
+                Ok(export) => {
+                    let rows = export.malformed.iter().map(ToString::to_string);
+                    expected.malformed.extend(rows);
+                    read.push(export);
+                }
                 Err(error) => expected.unreadable.push(error.to_string()),
             }
         }

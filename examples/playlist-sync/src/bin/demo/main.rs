@@ -12,10 +12,11 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use tokio::{signal, time::Instant};
 use toolweir::schedule::Schedules;
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     arguments::Arguments,
@@ -31,6 +32,13 @@ const INTERRUPTED: u8 = 130;
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // What takes long before anything else can be said: the server's installation.
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("error,toolweir_testkit=info"))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
     let progress = Progress::new();
     let result = demo(&arguments, progress).await;
     result.unwrap_or_else(|error| {
@@ -53,8 +61,8 @@ async fn demo(arguments: &Arguments, mut progress: Progress) -> Result<ExitCode>
         write(path, "")?;
     }
     let expected = Expected::read(&exports);
-    for unreadable in &expected.unreadable {
-        progress.say(unreadable);
+    if expected.unreadable.len() == exports.len() {
+        bail!("no export can be read: {}", expected.unreadable.join("; "));
     }
     progress.say("starting the development server, the worker and its MCP server");
     let mut stage = tokio::select! {
@@ -126,7 +134,7 @@ async fn perform(
     progress.expect_runs(show.expected_runs());
     tokio::select! {
         watched = show.watch(arguments, &journal, progress) => watched?,
-        ended = stage.worker_ended() => anyhow::bail!("the worker ended: {}", ended?),
+        ended = stage.worker_ended() => bail!("the worker ended: {}", ended?),
     }
     progress.say("waiting for the last runs");
     let overlap_skipped = show.wind_down(&client, arguments.patience()).await?;
@@ -146,6 +154,9 @@ fn report(arguments: &Arguments, expected: &Expected, figures: &Figures) -> Resu
     #[expect(clippy::print_stdout, reason = "the summary is what the demo is for")]
     {
         print!("{}", figures.summary(arguments));
+        for row in &expected.malformed {
+            println!("  - {row}");
+        }
         for shortfall in &shortfalls {
             println!("  ! {shortfall}");
         }
