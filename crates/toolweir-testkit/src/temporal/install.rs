@@ -97,6 +97,8 @@ async fn pip<const N: usize>(python: &Path, arguments: [&OsStr; N]) -> Result<()
         "--quiet",
         "--no-input",
         "--disable-pip-version-check",
+        // Without a network the default of five takes ten seconds to say so.
+        "--retries=2",
         &package,
     ];
     run(python, fixed.iter().map(OsStr::new).chain(arguments)).await
