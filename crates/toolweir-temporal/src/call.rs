@@ -26,9 +26,10 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// The facts as of now. The wall clock is read here and nowhere else.
+    /// The facts as of the attempt's start, by the server's clock alone: the worker's may be off, and
+    /// a call that outlasts its activity would be made twice.
     pub(crate) fn of(info: &ActivityInfo) -> Self {
-        let now = SystemTime::now();
+        let now = info.started_time.unwrap_or_else(SystemTime::now);
         let (workflow, run) = match (&info.workflow_id, &info.workflow_run_id) {
             (Some(workflow), Some(run)) => (workflow.as_str(), run.as_str()),
             // A standalone activity has neither.

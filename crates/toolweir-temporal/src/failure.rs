@@ -147,12 +147,14 @@ fn failure(
     ApplicationFailure::builder(error)
         .type_name(kind.as_str().to_owned())
         .non_retryable(kind.is_final() || verdict.terminal || too_late.is_some())
-        .maybe_next_retry_delay(retry_after)
-        .category(if kind.is_benign() {
-            ApplicationErrorCategory::Benign
-        } else {
-            ApplicationErrorCategory::Unspecified
-        })
+        .maybe_next_retry_delay(retry_after.filter(|wait| !wait.is_zero()))
+        .category(
+            if kind.is_benign() && !verdict.terminal && too_late.is_none() {
+                ApplicationErrorCategory::Benign
+            } else {
+                ApplicationErrorCategory::Unspecified
+            },
+        )
         .details(details)
         .build()
 }
@@ -228,7 +230,9 @@ mod tests {
     #[test]
     fn what_only_a_person_can_mend_is_not_repeated() {
         let failure = map(Err(refused(Reason::GrantRejected, None)), &target(true));
-        assert!(failure.unwrap_err().is_non_retryable());
+        let failure = failure.unwrap_err();
+        assert!(failure.is_non_retryable());
+        assert_ne!(failure.category(), ApplicationErrorCategory::Benign);
     }
 
     #[test]

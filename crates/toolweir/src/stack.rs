@@ -396,6 +396,11 @@ struct FreshToken(TokenFreshnessHandle);
 
 impl toolweir_core::WarmUp for FreshToken {
     fn warm_up(&self) -> BoxFuture<'_, Result<(), BoxError>> {
-        Box::pin(async { Ok(self.0.ensure_fresh(Duration::ZERO).await?) })
+        Box::pin(async {
+            // That there is none is the token layer's to say, to each call, with its own reason: a
+            // rejected grant must not look like a server that will be warm in a moment.
+            let _ = self.0.ensure_fresh(Duration::ZERO).await;
+            Ok(())
+        })
     }
 }

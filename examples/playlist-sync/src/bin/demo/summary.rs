@@ -85,6 +85,10 @@ impl Figures {
         let backfilled = 2 * usize::from(arguments.days);
         let checks = [
             (
+                self.tracks_expected > 0,
+                "no track of the exports can be found",
+            ),
+            (
                 self.tracks_present == self.tracks_expected,
                 "tracks are missing from their playlists",
             ),
