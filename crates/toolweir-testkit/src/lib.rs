@@ -1,5 +1,5 @@
 #![doc = include_str!("../README.md")]
 
 pub mod mcp;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "temporal"))]
 pub mod temporal;
