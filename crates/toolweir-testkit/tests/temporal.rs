@@ -1,5 +1,5 @@
 //! The launcher, with real servers.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "temporal"))]
 
 use std::time::Duration;
 

@@ -4,6 +4,8 @@ use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
 
 use temporalio_client::errors::ClientConnectError;
 
+use crate::install::IoError;
+
 /// No Temporal server could be had, or reached.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -140,6 +142,21 @@ impl fmt::Display for Error {
                  its log {} says: {log_tail}",
                 log.display()
             ),
+        }
+    }
+}
+
+impl From<IoError> for Error {
+    fn from(error: IoError) -> Self {
+        let IoError {
+            action,
+            path,
+            source,
+        } = error;
+        Self::Io {
+            action,
+            path,
+            source,
         }
     }
 }

@@ -1,17 +1,14 @@
 //! Finding a `temporal` that runs.
 
 use std::{
-    env,
-    ffi::OsStr,
-    fs::Metadata,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::{process::Command, time::timeout};
 
-use super::{Error, Options, install, target};
+use super::{Error, Options, install};
+use crate::install::{on_path, target_directory};
 
 /// Asking for the version takes a tenth of a second.
 const VERSION_WITHIN: Duration = Duration::from_secs(30);
@@ -21,7 +18,7 @@ pub(super) async fn locate(options: &Options) -> Result<PathBuf, Error> {
     if let Some(path) = &options.executable {
         return Ok(path.clone());
     }
-    if let Some(path) = on_path("temporal", env::var_os("PATH").as_deref()) {
+    if let Some(path) = on_path("temporal") {
         match check(&path).await {
             Ok(()) => return Ok(path),
             // Something else may bear that name.
@@ -34,18 +31,7 @@ pub(super) async fn locate(options: &Options) -> Result<PathBuf, Error> {
 
 /// Where we keep files: the caller's directory, or the target directory.
 pub(super) fn directory(options: &Options) -> PathBuf {
-    options.directory.clone().unwrap_or_else(target::directory)
-}
-
-/// The first executable file of this name on `path`.
-pub(super) fn on_path(name: &str, path: Option<&OsStr>) -> Option<PathBuf> {
-    env::split_paths(path?)
-        .map(|directory| directory.join(name))
-        .find(|candidate| candidate.metadata().is_ok_and(|m| is_executable(&m)))
-}
-
-fn is_executable(metadata: &Metadata) -> bool {
-    metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
+    options.directory.clone().unwrap_or_else(target_directory)
 }
 
 /// Whether `path` is a Temporal CLI that runs on this machine.
@@ -72,29 +58,7 @@ pub(super) async fn check(path: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    fn script(directory: &Path, name: &str, mode: u32) -> PathBuf {
-        let path = directory.join(name);
-        fs::write(&path, "#!/bin/sh\necho something else\n").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-
-    #[test]
-    fn only_an_executable_file_counts() {
-        let first = tempfile::tempdir().unwrap();
-        let second = tempfile::tempdir().unwrap();
-        script(first.path(), "temporal", 0o644);
-        let wanted = script(second.path(), "temporal", 0o755);
-        let path = env::join_paths([first.path(), second.path()]).unwrap();
-
-        assert_eq!(on_path("temporal", Some(&path)), Some(wanted));
-        assert_eq!(on_path("elsewhere", Some(&path)), None);
-        assert_eq!(on_path("temporal", None), None);
-    }
 
     #[tokio::test]
     async fn a_namesake_is_not_taken_for_a_temporal_cli() {

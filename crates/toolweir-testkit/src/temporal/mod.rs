@@ -36,7 +36,6 @@ mod log;
 mod options;
 mod process;
 mod server;
-mod target;
 
 pub use error::Error;
 pub use options::Options;

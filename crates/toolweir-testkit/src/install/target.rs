@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The target directory: `CARGO_TARGET_DIR`, or `target` of the workspace.
-pub(super) fn directory() -> PathBuf {
+pub(crate) fn directory() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     resolve(env::var_os("CARGO_TARGET_DIR"), &workspace_of(&manifest))
