@@ -43,6 +43,12 @@ pub enum Reason {
     HealthUnknown,
     /// The server could not be warmed up.
     WarmUpFailed,
+    /// The call names no principal, where each has a connection of its own.
+    NoPrincipal,
+    /// All connections are in use, and there may be no more of them.
+    ConnectionsFull,
+    /// The server was lost, or failed to start, as often as is allowed: somebody must reset it.
+    RestartsSpent,
     /// The service is shutting down.
     ShuttingDown,
 }
@@ -67,6 +73,9 @@ impl Reason {
             Self::Unhealthy => "unhealthy",
             Self::HealthUnknown => "health-unknown",
             Self::WarmUpFailed => "warm-up-failed",
+            Self::NoPrincipal => "no-principal",
+            Self::ConnectionsFull => "connections-full",
+            Self::RestartsSpent => "restarts-spent",
             Self::ShuttingDown => "shutting-down",
         }
     }
@@ -74,7 +83,10 @@ impl Reason {
     /// Whether only a person can mend it, so that coming back later is of no use.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::GrantRejected | Self::CostTooHigh)
+        matches!(
+            self,
+            Self::GrantRejected | Self::CostTooHigh | Self::NoPrincipal | Self::RestartsSpent
+        )
     }
 
     const fn explanation(self) -> &'static str {
@@ -94,6 +106,11 @@ impl Reason {
             Self::Unhealthy => "the server is unhealthy",
             Self::HealthUnknown => "the server's health is not known yet",
             Self::WarmUpFailed => "the server could not be warmed up",
+            Self::NoPrincipal => "the call names no principal",
+            Self::ConnectionsFull => "all connections are in use",
+            Self::RestartsSpent => {
+                "the server was restarted too often and is given up until a reset"
+            }
             Self::ShuttingDown => "the service is shutting down",
         }
     }

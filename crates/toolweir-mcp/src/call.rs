@@ -5,8 +5,10 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 use rmcp::model::{CallToolRequestParams, RequestMetaObject};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use toolweir_core::{CarryLease, Facts, Lease, LeaseOwner, LeaseSlot};
+
+use crate::Progress;
 
 /// The key in a request's `_meta` that names the effect meant.
 pub const IDEMPOTENCY_KEY_META: &str = "toolweir/idempotency-key";
@@ -16,6 +18,16 @@ pub const PRINCIPAL_META: &str = "toolweir/principal";
 
 /// The key that the W3C Trace Context specification gives the caller's position in a trace.
 const TRACEPARENT_META: &str = "traceparent";
+
+/// As [`TRACEPARENT_META`], for what vendors add to it.
+const TRACESTATE_META: &str = "tracestate";
+
+/// Which of a call's marks reach the server in `_meta`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Marks {
+    pub(crate) idempotency_key: bool,
+    pub(crate) trace_context: bool,
+}
 
 /// One call of one tool.
 ///
@@ -48,6 +60,9 @@ struct Parts {
     call_id: Option<Arc<str>>,
     idempotency_key: Option<Arc<str>>,
     traceparent: Option<Arc<str>>,
+    tracestate: Option<Arc<str>>,
+    idle_timeout: Option<Duration>,
+    progress: Option<watch::Sender<Option<Progress>>>,
 }
 
 impl ToolCall {
@@ -64,6 +79,9 @@ impl ToolCall {
                 call_id: None,
                 idempotency_key: None,
                 traceparent: None,
+                tracestate: None,
+                idle_timeout: None,
+                progress: None,
             }),
             leases: LeaseSlot::new(),
         }
@@ -132,6 +150,36 @@ impl ToolCall {
         self.with(|parts| parts.traceparent = Some(traceparent.into()))
     }
 
+    /// What vendors add to the position in a trace, as a W3C `tracestate`.
+    #[must_use]
+    pub fn with_tracestate(self, tracestate: impl Into<Arc<str>>) -> Self {
+        self.with(|parts| parts.tracestate = Some(tracestate.into()))
+    }
+
+    /// How long the tool may be silent. Progress that it reports begins this time anew; deadline and
+    /// timeout hold all the same. The service's own holds where this is not set.
+    #[must_use]
+    pub fn with_idle_timeout(self, timeout: Duration) -> Self {
+        self.with(|parts| parts.idle_timeout = Some(timeout))
+    }
+
+    /// Where the tool's progress goes. The last report is kept, however slowly it is read.
+    ///
+    /// ```
+    /// use tokio::sync::watch;
+    /// use toolweir_mcp::ToolCall;
+    ///
+    /// let (progress, reports) = watch::channel(None);
+    /// let call = ToolCall::new("sync_playlist").with_progress(progress);
+    /// // `reports` can be read, or waited on, while the call is under way.
+    /// assert_eq!(*reports.borrow(), None);
+    /// # drop(call);
+    /// ```
+    #[must_use]
+    pub fn with_progress(self, progress: watch::Sender<Option<Progress>>) -> Self {
+        self.with(|parts| parts.progress = Some(progress))
+    }
+
     /// The tool's name.
     #[must_use]
     pub fn tool(&self) -> &str {
@@ -156,6 +204,16 @@ impl ToolCall {
         self.parts.timeout
     }
 
+    /// How long the tool may be silent.
+    #[must_use]
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.parts.idle_timeout
+    }
+
+    pub(crate) fn progress(&self) -> Option<&watch::Sender<Option<Progress>>> {
+        self.parts.progress.as_ref()
+    }
+
     /// On whose behalf the call is made.
     #[must_use]
     pub fn principal(&self) -> Option<&str> {
@@ -175,18 +233,24 @@ impl ToolCall {
     }
 
     /// The request as rmcp sends it.
-    pub(crate) fn params(&self) -> CallToolRequestParams {
-        let mut params = CallToolRequestParams::new(self.parts.tool.to_string());
-        if !self.parts.arguments.is_empty() {
-            params.arguments = Some(self.parts.arguments.clone());
+    pub(crate) fn params(&self, marks: Marks) -> CallToolRequestParams {
+        let parts = &*self.parts;
+        let mut params = CallToolRequestParams::new(parts.tool.to_string());
+        if !parts.arguments.is_empty() {
+            params.arguments = Some(parts.arguments.clone());
         }
         let mut meta = RequestMetaObject::new();
-        for (key, value) in [
-            (IDEMPOTENCY_KEY_META, &self.parts.idempotency_key),
-            (PRINCIPAL_META, &self.parts.principal),
-            (TRACEPARENT_META, &self.parts.traceparent),
+        for (key, value, sent) in [
+            (
+                IDEMPOTENCY_KEY_META,
+                &parts.idempotency_key,
+                marks.idempotency_key,
+            ),
+            (PRINCIPAL_META, &parts.principal, true),
+            (TRACEPARENT_META, &parts.traceparent, marks.trace_context),
+            (TRACESTATE_META, &parts.tracestate, marks.trace_context),
         ] {
-            if let Some(value) = value {
+            if let Some(value) = value.as_ref().filter(|_| sent) {
                 meta.0.insert(key.to_owned(), Value::from(&**value));
             }
         }
@@ -296,14 +360,49 @@ mod tests {
         assert!(error.source().is_some());
     }
 
+    const ALL: Marks = Marks {
+        idempotency_key: true,
+        trace_context: true,
+    };
+
+    fn sent(call: &ToolCall, marks: Marks) -> Value {
+        serde_json::to_value(call.params(marks)).unwrap()
+    }
+
     #[test]
     fn what_is_not_set_is_not_sent() {
-        let params = serde_json::to_value(ToolCall::new("search").params()).unwrap();
-        assert_eq!(params, json!({ "name": "search" }));
-        let keyed = ToolCall::new("search").with_idempotency_key("k").params();
         assert_eq!(
-            serde_json::to_value(keyed).unwrap()["_meta"],
+            sent(&ToolCall::new("search"), ALL),
+            json!({ "name": "search" })
+        );
+        let keyed = ToolCall::new("search").with_idempotency_key("k");
+        assert_eq!(
+            sent(&keyed, ALL)["_meta"],
             json!({ "toolweir/idempotency-key": "k" })
+        );
+    }
+
+    #[test]
+    fn each_mark_is_sent_or_not() {
+        let call = ToolCall::new("search")
+            .with_idempotency_key("k")
+            .with_traceparent("p")
+            .with_tracestate("s");
+        let only_key = Marks {
+            trace_context: false,
+            ..ALL
+        };
+        let only_trace = Marks {
+            idempotency_key: false,
+            ..ALL
+        };
+        assert_eq!(
+            sent(&call, only_key)["_meta"],
+            json!({ "toolweir/idempotency-key": "k" })
+        );
+        assert_eq!(
+            sent(&call, only_trace)["_meta"],
+            json!({ "traceparent": "p", "tracestate": "s" })
         );
     }
 }

@@ -5,16 +5,19 @@ use std::{
     ffi::{OsStr, OsString},
     future::Future,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use rmcp::{RoleClient, transport::IntoTransport};
 use toolweir_core::{BoxError, ConfigError};
 
+#[cfg(feature = "http")]
+use crate::HttpServer;
 use crate::{
     McpService, TextRules, ToolHints,
-    connection::{Connector, Factory, Manager},
+    call::Marks,
+    connection::{Budget, Connector, Factory, Pool, Reach, Settings},
     service::Limits,
 };
 
@@ -22,6 +25,10 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A tool that takes longer than this is told so by its caller.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// As much as rmcp takes by itself.
+const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
+/// Less than this holds no error, and no list of tools.
+const LEAST_RESPONSE_BYTES: usize = 4 * 1024;
 
 /// An MCP server that is a program, spoken to over its stdin and stdout.
 ///
@@ -101,9 +108,14 @@ impl std::fmt::Debug for StdioServer {
 #[must_use]
 pub struct McpServiceBuilder {
     name: Arc<str>,
-    connector: Option<Connector>,
+    reach: Option<Result<Reach, ConfigError>>,
     connect_timeout: Duration,
     call_timeout: Duration,
+    idle_timeout: Option<Duration>,
+    stop_after_idle: Option<Duration>,
+    restart_budget: Option<(usize, Duration)>,
+    max_response_bytes: usize,
+    marks: Marks,
     text_rules: TextRules,
     hints: HashMap<String, ToolHints>,
 }
@@ -112,17 +124,93 @@ impl McpServiceBuilder {
     pub(crate) fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
-            connector: None,
+            reach: None,
             connect_timeout: CONNECT_TIMEOUT,
             call_timeout: CALL_TIMEOUT,
+            idle_timeout: None,
+            stop_after_idle: None,
+            restart_budget: None,
+            max_response_bytes: MAX_RESPONSE_BYTES,
+            marks: Marks {
+                idempotency_key: true,
+                trace_context: true,
+            },
             text_rules: TextRules::none(),
             hints: HashMap::new(),
         }
     }
 
     /// Speaks to a program over its stdin and stdout.
-    pub fn stdio(mut self, server: StdioServer) -> Self {
-        self.connector = Some(Connector::Stdio(server));
+    pub fn stdio(self, server: StdioServer) -> Self {
+        self.shared(Connector::Stdio(server))
+    }
+
+    /// Speaks to a program of its own for each principal, and to no more than `most` at once.
+    ///
+    /// A call goes over the connection of its principal ([`ToolCall::with_principal`]) and over no
+    /// other's; one without a principal is refused. Where there are `most` connections, the one that
+    /// was used least recently, and is not in use, makes room; where all are in use the call is refused.
+    ///
+    /// The principal is a name that comes with the call, from whoever sends it: `make` knows which
+    /// ones there are, and finds their secrets.
+    ///
+    /// ```
+    /// use toolweir_mcp::{McpService, StdioServer};
+    ///
+    /// # fn token_of(user: &str) -> Result<String, std::io::Error> { Ok(user.to_owned()) }
+    /// let music = McpService::builder("music")
+    ///     .stdio_per_principal(50, |user| {
+    ///         Ok(StdioServer::new("music-server").env("MUSIC_TOKEN", token_of(user)?))
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), toolweir_core::ConfigError>(())
+    /// ```
+    ///
+    /// [`ToolCall::with_principal`]: crate::ToolCall::with_principal
+    pub fn stdio_per_principal<M>(self, most: usize, make: M) -> Self
+    where
+        M: Fn(&str) -> Result<StdioServer, BoxError> + Send + Sync + 'static,
+    {
+        self.per_principal(most, move |principal| {
+            Ok(Connector::Stdio(make(principal)?))
+        })
+    }
+
+    /// Speaks to a server over streamable HTTP.
+    #[cfg(feature = "http")]
+    pub fn http(mut self, server: HttpServer) -> Self {
+        let endpoint = server.endpoint();
+        self.reach = Some(endpoint.map(|endpoint| Reach::Shared(Connector::Http(endpoint))));
+        self
+    }
+
+    /// Speaks over streamable HTTP, in a session of its own for each principal, as
+    /// [`stdio_per_principal`](Self::stdio_per_principal).
+    #[cfg(feature = "http")]
+    pub fn http_per_principal<M>(self, most: usize, make: M) -> Self
+    where
+        M: Fn(&str) -> Result<HttpServer, BoxError> + Send + Sync + 'static,
+    {
+        self.per_principal(most, move |principal| {
+            Ok(Connector::Http(make(principal)?.endpoint()?))
+        })
+    }
+
+    fn shared(mut self, connector: Connector) -> Self {
+        self.reach = Some(Ok(Reach::Shared(connector)));
+        self
+    }
+
+    fn per_principal<M>(mut self, most: usize, make: M) -> Self
+    where
+        M: Fn(&str) -> Result<Connector, BoxError> + Send + Sync + 'static,
+    {
+        self.reach = Some(if most == 0 {
+            Err(ConfigError::new("most", 0, "at least 1"))
+        } else {
+            let make = Arc::new(make);
+            Ok(Reach::PerPrincipal { most, make })
+        });
         self
     }
 
@@ -137,7 +225,7 @@ impl McpServiceBuilder {
     ///     Ok(here)
     /// });
     /// ```
-    pub fn transport<M, Fut, T, E, A>(mut self, make: M) -> Self
+    pub fn transport<M, Fut, T, E, A>(self, make: M) -> Self
     where
         M: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, BoxError>> + Send + 'static,
@@ -145,8 +233,24 @@ impl McpServiceBuilder {
         E: std::error::Error + Send + Sync + 'static,
         A: 'static,
     {
-        self.connector = Some(Connector::Factory(Factory::new(make)));
-        self
+        self.shared(Connector::Factory(Factory::new(make)))
+    }
+
+    /// As [`transport`](Self::transport), in a connection of its own for each principal, as
+    /// [`stdio_per_principal`](Self::stdio_per_principal).
+    pub fn transport_per_principal<M, Fut, T, E, A>(self, most: usize, make: M) -> Self
+    where
+        M: Fn(&str) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, BoxError>> + Send + 'static,
+        T: IntoTransport<RoleClient, E, A> + Send + 'static,
+        E: std::error::Error + Send + Sync + 'static,
+        A: 'static,
+    {
+        let make = Arc::new(make);
+        self.per_principal(most, move |principal| {
+            let (make, principal) = (make.clone(), principal.to_owned());
+            Ok(Connector::Factory(Factory::new(move || make(&principal))))
+        })
     }
 
     /// How long a server may take from its start to the end of the handshake and its list of
@@ -159,6 +263,52 @@ impl McpServiceBuilder {
     /// How long a tool may take where the call says nothing else. By default 60 seconds.
     pub const fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// How long a tool may be silent, where the call says nothing else. Progress that it reports
+    /// begins this time anew; the call's timeout and deadline hold all the same. By default as long as
+    /// those.
+    pub const fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// Stops a connection, and the server with it, after so long without a call. It is dormant then,
+    /// and the next call starts it again. By default it stays.
+    pub const fn stop_after_idle(mut self, idle: Duration) -> Self {
+        self.stop_after_idle = Some(idle);
+        self
+    }
+
+    /// Starts a connection again no more than `most` times within `window` after it was lost or could
+    /// not be made. After that calls are refused with the reason `restarts-spent`, until somebody calls
+    /// [`McpHandle::reset`](crate::McpHandle::reset). By default there is no end to it, and the backoff
+    /// between two tries is 30 seconds at most.
+    ///
+    /// A start after idling, or one that an operator asks for, does not count.
+    pub const fn restart_budget(mut self, most: usize, window: Duration) -> Self {
+        self.restart_budget = Some((most, window));
+        self
+    }
+
+    /// How long an answer may be, in bytes as it is sent. A call with a longer one ends as
+    /// [`ToolError::TooLarge`](crate::ToolError::TooLarge), and the connection goes on. By default 16
+    /// MiB. On a transport of your own its own limit holds.
+    pub const fn max_response_bytes(mut self, most: usize) -> Self {
+        self.max_response_bytes = most;
+        self
+    }
+
+    /// Whether a call's idempotency key reaches the server, in `_meta`. By default it does.
+    pub const fn send_idempotency_key(mut self, send: bool) -> Self {
+        self.marks.idempotency_key = send;
+        self
+    }
+
+    /// Whether a call's W3C trace context reaches the server, in `_meta`. By default it does.
+    pub const fn send_trace_context(mut self, send: bool) -> Self {
+        self.marks.trace_context = send;
         self
     }
 
@@ -180,31 +330,53 @@ impl McpServiceBuilder {
     ///
     /// # Errors
     ///
-    /// There is no way to reach the server, or a timeout is zero.
+    /// There is no way to reach the server, or a value is out of its range.
     pub fn build(self) -> Result<McpService, ConfigError> {
-        let Some(connector) = self.connector else {
-            return Err(ConfigError::new(
-                "transport",
-                "not set",
-                "`stdio` or `transport`",
-            ));
+        self.check()?;
+        let missing = || ConfigError::new("transport", "not set", "`stdio`, `http` or `transport`");
+        let reach = self.reach.ok_or_else(missing)??;
+        let budget = self.restart_budget;
+        let settings = Settings {
+            name: self.name,
+            connect_timeout: self.connect_timeout,
+            stop_after_idle: self.stop_after_idle,
+            budget: budget.map(|(most, window)| Budget::new(most, window)),
+            max_response_bytes: self.max_response_bytes,
+            hints: self.hints,
+            said: Mutex::default(),
         };
-        for (field, timeout) in [
-            ("connect_timeout", self.connect_timeout),
-            ("call_timeout", self.call_timeout),
+        let limits = Limits {
+            call_timeout: self.call_timeout,
+            idle_timeout: self.idle_timeout,
+            marks: self.marks,
+            text_rules: self.text_rules,
+        };
+        Ok(McpService::new(Pool::new(settings, reach), limits))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let window = self.restart_budget.map(|(_, window)| window);
+        for (field, time) in [
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("call_timeout", Some(self.call_timeout)),
+            ("idle_timeout", self.idle_timeout),
+            ("stop_after_idle", self.stop_after_idle),
+            ("restart_budget", window),
         ] {
-            if timeout.is_zero() {
+            if time.is_some_and(|time| time.is_zero()) {
                 return Err(ConfigError::new(field, "0s", "longer than zero"));
             }
         }
-        let manager = Manager::new(self.name, connector, self.connect_timeout, self.hints);
-        Ok(McpService::new(
-            manager,
-            Limits {
-                call_timeout: self.call_timeout,
-                text_rules: self.text_rules,
-            },
-        ))
+        if let Some((0, _)) = self.restart_budget {
+            let field = "restart_budget";
+            return Err(ConfigError::new(field, "0", "at least 1 restart"));
+        }
+        if self.max_response_bytes < LEAST_RESPONSE_BYTES {
+            let (field, most) = ("max_response_bytes", self.max_response_bytes);
+            let range = format!("at least {LEAST_RESPONSE_BYTES}");
+            return Err(ConfigError::new(field, most, range));
+        }
+        Ok(())
     }
 }
 
@@ -212,7 +384,6 @@ impl std::fmt::Debug for McpServiceBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("McpServiceBuilder")
             .field("name", &self.name)
-            .field("connector", &self.connector)
             .finish_non_exhaustive()
     }
 }
@@ -226,7 +397,7 @@ mod tests {
         let error = McpService::builder("music").build().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`transport` must be `stdio` or `transport`, but is not set"
+            "`transport` must be `stdio`, `http` or `transport`, but is not set"
         );
     }
 
@@ -240,6 +411,29 @@ mod tests {
             .build()
             .unwrap_err();
         assert_eq!(error.field(), "connect_timeout");
+        let error = builder().idle_timeout(Duration::ZERO).build().unwrap_err();
+        assert_eq!(error.field(), "idle_timeout");
+        let error = builder()
+            .stop_after_idle(Duration::ZERO)
+            .build()
+            .unwrap_err();
+        assert_eq!(error.field(), "stop_after_idle");
+    }
+
+    #[test]
+    fn what_allows_nothing_is_refused() {
+        let builder = || McpService::builder("music").stdio(StdioServer::new("server"));
+        let text = |builder: McpServiceBuilder| builder.build().unwrap_err().to_string();
+        assert_eq!(
+            text(builder().restart_budget(0, Duration::from_secs(1))),
+            "`restart_budget` must be at least 1 restart, but is 0"
+        );
+        assert_eq!(
+            text(builder().max_response_bytes(10)),
+            "`max_response_bytes` must be at least 4096, but is 10"
+        );
+        let nobody = builder().stdio_per_principal(0, |_| Ok(StdioServer::new("server")));
+        assert_eq!(text(nobody), "`most` must be at least 1, but is 0");
     }
 
     #[test]

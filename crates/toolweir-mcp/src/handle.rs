@@ -12,17 +12,22 @@ use toolweir_core::{
 
 use crate::{
     ToolError, ToolHints,
-    connection::{Manager, NoLink},
-    service::unavailable,
+    connection::{Link, Manager, NoLink, Pool},
+    request,
+    service::{LAYER, no_manager, unavailable},
 };
 
-/// The layer's name in reports and rejections.
-const LAYER: &str = "mcp";
-
 /// Reads a connection's state and operates it. Cheap to clone; clones share the connection.
+///
+/// Where each principal has a connection of its own, this handle stands for all of them:
+/// [`states`](Self::states) lists them, [`restart`](Self::restart), [`reset`](Self::reset) and
+/// [`shutdown`](Self::shutdown) operate them all, and [`for_principal`](Self::for_principal) is the
+/// handle on one.
 #[derive(Clone)]
 pub struct McpHandle {
-    pub(crate) manager: Arc<Manager>,
+    pub(crate) pool: Arc<Pool>,
+    /// Whose connection it is, where each principal has one.
+    pub(crate) principal: Option<Arc<str>>,
 }
 
 /// A connection's state.
@@ -31,10 +36,18 @@ pub struct McpHandle {
 pub struct McpState {
     /// The server's name.
     pub server: String,
+    /// Whose connection it is, where each principal has one.
+    pub principal: Option<String>,
     /// Whether there is a live connection.
     pub connected: bool,
     /// Whether one is being made.
     pub connecting: bool,
+    /// Whether it was stopped because nobody called: the next call starts it.
+    pub dormant: bool,
+    /// Whether it was restarted too often, and is given up until a reset.
+    pub given_up: bool,
+    /// How many calls are under way.
+    pub calls: usize,
     /// Whether the connection was shut down for good.
     pub shut_down: bool,
     /// How many connections were made.
@@ -53,19 +66,45 @@ impl McpHandle {
     /// The server's name.
     #[must_use]
     pub fn server(&self) -> &str {
-        self.manager.name()
+        &self.pool.settings.name
     }
 
-    /// The connection's state, all of one moment.
+    /// The handle on one principal's connection. Where all share one, it is a handle on that.
+    #[must_use]
+    pub fn for_principal(&self, principal: impl Into<Arc<str>>) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            principal: Some(principal.into()),
+        }
+    }
+
+    /// The connection's state, all of one moment. One that nobody has asked for yet is not connected.
     #[must_use]
     pub fn state(&self) -> McpState {
+        let manager = self.pool.existing(self.principal());
+        self.state_of(self.principal.clone(), manager.as_deref())
+    }
+
+    /// The states of all connections there are.
+    #[must_use]
+    pub fn states(&self) -> Vec<McpState> {
+        let all = self.pool.all().into_iter();
+        all.map(|(principal, manager)| self.state_of(principal, Some(&manager)))
+            .collect()
+    }
+
+    fn state_of(&self, principal: Option<Arc<str>>, manager: Option<&Manager>) -> McpState {
         let now = Instant::now();
-        let snapshot = self.manager.snapshot();
+        let snapshot = manager.map(Manager::snapshot).unwrap_or_default();
         let link = snapshot.link.as_ref();
         McpState {
-            server: self.manager.name().to_string(),
+            server: self.server().to_owned(),
+            principal: principal.as_deref().map(str::to_owned),
             connected: link.is_some(),
             connecting: snapshot.connecting,
+            dormant: snapshot.dormant,
+            given_up: snapshot.spent,
+            calls: link.map_or(0, |link| link.under_way()),
             shut_down: snapshot.shut_down,
             starts: snapshot.made,
             process_id: link.and_then(|link| link.process_id()),
@@ -78,80 +117,131 @@ impl McpHandle {
     /// Which connection there is: a number that changes when it is lost and when it is made anew.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.manager.live().map_or(0, |link| link.generation)
+        let manager = self.pool.existing(self.principal());
+        let link = manager.and_then(|manager| manager.live());
+        link.map_or(0, |link| link.generation)
     }
 
     /// What is known of a tool, from configuration or from the server.
     #[must_use]
     pub fn hints(&self, tool: &str) -> ToolHints {
-        self.manager.hints(tool)
+        self.pool.settings.hints(tool)
     }
 
-    /// Returns once there is a connection.
+    /// Returns once there is a connection. Where each principal has one, and this handle is on none of
+    /// them, there is nothing to connect.
     ///
     /// # Errors
     ///
     /// As a call: the server cannot be reached, or was shut down.
     pub async fn connect(&self) -> Result<(), ToolError> {
-        match self.manager.link().await {
-            Ok(_) => Ok(()),
-            Err(no_link) => Err(self.unavailable(no_link)),
+        if !self.stands_for_all() {
+            self.link().await?;
         }
+        Ok(())
     }
 
-    /// Asks the server for a sign of life, which costs no quota. It connects if need be.
+    /// Asks the server for a sign of life, which costs no quota. It connects if need be. A handle on
+    /// all principals' connections asks those that are there.
     ///
     /// # Errors
     ///
     /// There is no connection, or it fails. Bring a timeout: a server that hangs does not answer.
     pub async fn ping(&self) -> Result<(), ToolError> {
-        let link = self.manager.link().await;
-        let link = link.map_err(|no_link| self.unavailable(no_link))?;
+        if self.stands_for_all() {
+            for (_, manager) in self.pool.all() {
+                if let Some(link) = manager.live() {
+                    self.ping_over(&manager, &link).await?;
+                }
+            }
+            return Ok(());
+        }
+        let (manager, link) = self.link().await?;
+        self.ping_over(&manager, &link).await
+    }
+
+    async fn ping_over(&self, manager: &Manager, link: &Link) -> Result<(), ToolError> {
         let ping = ClientRequest::PingRequest(PingRequest::default());
-        match link.peer().send_request(ping).await {
+        match request::ask(link.peer(), ping).await {
             // A server that knows no ping has answered.
             Ok(_) | Err(rmcp::ServiceError::McpError(_)) => Ok(()),
-            Err(error) => Err(self.transport(link.generation, error)),
+            Err(error) => Err(self.transport(manager, link, error)),
         }
     }
 
-    /// The server's tools, the first ten thousand of them. They may come from rmcp's cache, so this
-    /// is no sign of life.
+    /// The server's tools, the first ten thousand of them. They are read from the server, unless it
+    /// has said that its last list still holds; so this is no sign of life.
     ///
     /// # Errors
     ///
     /// There is no connection, or it fails.
     pub async fn list_tools(&self) -> Result<Vec<Tool>, ToolError> {
-        let link = self.manager.link().await;
-        let link = link.map_err(|no_link| self.unavailable(no_link))?;
+        let (manager, link) = self.link().await?;
         let tools = link.tools().await;
-        tools.map_err(|error| self.transport(link.generation, error))
+        let tools = tools.map_err(|error| self.transport(&manager, &link, error))?;
+        Ok(Arc::unwrap_or_clone(tools))
     }
 
     /// Ends the connection, and with it the server if it is a process of ours. The next call starts
-    /// it again.
+    /// it again, once it has ended.
     ///
     /// Calls under way get up to half of `grace`; those that take longer end as with a lost
     /// connection. In what is left the server's input is closed, then it is asked to end, then it is
     /// killed with all that it has started.
+    ///
+    /// A server that cannot renew its token any more is often cured by this.
     pub async fn restart(&self, grace: Duration) {
-        self.manager.restart(grace).await;
+        let mut ends = tokio::task::JoinSet::new();
+        for manager in self.managers() {
+            ends.spawn(async move { manager.restart(grace).await });
+        }
+        ends.join_all().await;
     }
 
-    /// As [`restart`](Self::restart), but for good: later calls are refused. It returns when nothing
-    /// is left, also of a server that a restart or a loss is still ending.
+    /// Forgets the failures so far: the next call tries to connect at once, and a server that was given
+    /// up is started again.
+    pub fn reset(&self) {
+        for manager in self.managers() {
+            manager.reset();
+        }
+    }
+
+    /// As [`restart`](Self::restart), but for good, and for every principal: later calls are refused.
+    /// It returns when nothing is left, also of a server that a restart or a loss is still ending.
     pub async fn shutdown(&self, grace: Duration) {
-        self.manager.shut_down(grace).await;
+        self.pool.shut_down(grace).await;
     }
 
-    fn unavailable(&self, no_link: NoLink) -> ToolError {
-        unavailable(self.manager.name(), no_link)
+    fn principal(&self) -> Option<&str> {
+        self.principal.as_deref()
     }
 
-    fn transport(&self, generation: u64, error: rmcp::ServiceError) -> ToolError {
-        self.manager.failed(generation, &error);
+    fn stands_for_all(&self) -> bool {
+        self.pool.is_per_principal() && self.principal.is_none()
+    }
+
+    fn managers(&self) -> Vec<Arc<Manager>> {
+        if self.stands_for_all() {
+            let all = self.pool.all().into_iter();
+            all.map(|(_, manager)| manager).collect()
+        } else {
+            Vec::from_iter(self.pool.existing(self.principal()))
+        }
+    }
+
+    async fn link(&self) -> Result<(Arc<Manager>, Arc<Link>), ToolError> {
+        let name = &self.pool.settings.name;
+        let manager = self.pool.manager(self.principal());
+        let manager = manager.map_err(|none| no_manager(name, none))?;
+        let link: Result<_, NoLink> = manager.link().await;
+        let link = link.map_err(|no_link| unavailable(name, no_link))?;
+        Ok((manager, link))
+    }
+
+    fn transport(&self, manager: &Manager, link: &Link, error: rmcp::ServiceError) -> ToolError {
+        manager.failed(link.generation, &error);
         ToolError::Transport {
-            server: self.manager.name().clone(),
+            server: self.pool.settings.name.clone(),
             source: Arc::new(error),
         }
     }
@@ -166,6 +256,10 @@ impl ReportState for McpHandle {
         if state.shut_down {
             report.ready = false;
             report.reason = Some(format!("MCP server {:?} was shut down", state.server));
+        } else if state.given_up {
+            report.ready = false;
+            let last = state.last_error.unwrap_or_default();
+            report.reason = Some(format!("restarted too often, until a reset: {last}"));
         } else if !state.connected && state.retry_after_ms.is_some() {
             report.ready = false;
             report.reason = state.last_error;
@@ -177,6 +271,6 @@ impl ReportState for McpHandle {
 
 impl fmt::Debug for McpHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("McpHandle").field(&self.manager).finish()
+        f.debug_tuple("McpHandle").field(&self.pool).finish()
     }
 }

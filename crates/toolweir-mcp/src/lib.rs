@@ -8,7 +8,11 @@ mod error;
 mod handle;
 mod hints;
 mod hostile;
+#[cfg(feature = "http")]
+mod http;
+mod progress;
 mod registry;
+mod request;
 mod response;
 mod service;
 #[cfg(any(feature = "token-freshness", feature = "warm-up"))]
@@ -21,6 +25,9 @@ pub use connection::{ConnectError, Connecting};
 pub use error::ToolError;
 pub use handle::{McpHandle, McpState};
 pub use hints::{ToolHints, may_repeat};
+#[cfg(feature = "http")]
+pub use http::{BearerToken, HttpServer};
+pub use progress::Progress;
 pub use registry::{
     Entry, RegistryError, ServerRegistry, ServerRegistryBuilder, ToolService, UnknownServer,
 };

@@ -16,27 +16,35 @@ use tower_service::Service;
 
 use crate::{
     McpHandle, McpServiceBuilder, TextRules, ToolCall, ToolError, ToolResponse,
-    connection::{Manager, NoLink, UnderWay, is_loss},
+    call::Marks,
+    connection::{ConnectError, Link, Manager, NoLink, NoManager, Pool, UnderWay, is_loss},
+    request,
 };
+
+/// The layer's name in reports and rejections.
+pub(crate) const LAYER: &str = "mcp";
 
 /// Calls the tools of one MCP server over one managed connection.
 ///
 /// It is always ready. The connection is made by the first call or by a warm-up, once for all who
-/// wait, and replaced when it is lost. Clones and handles share it; the last of them to be dropped
-/// kills the server. [`McpHandle::shutdown`] ends it gracefully.
+/// wait, and replaced when it is lost; or one for each principal, where it is built so. Clones and
+/// handles share it; the last of them to be dropped kills the server. [`McpHandle::shutdown`] ends it gracefully.
 ///
 /// A future that is dropped tells the server `notifications/cancelled`.
 #[derive(Clone)]
 pub struct McpService {
-    manager: Arc<Manager>,
+    pool: Arc<Pool>,
     limits: Arc<Limits>,
 }
 
-/// How many connections in a row a call may find closing.
+/// How many connections in a row a call may find closing, or without its session.
 const MOST_CLOSED: usize = 3;
 
+/// What holds for every call.
 pub(crate) struct Limits {
     pub(crate) call_timeout: Duration,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) marks: Marks,
     pub(crate) text_rules: TextRules,
 }
 
@@ -46,9 +54,9 @@ impl McpService {
         McpServiceBuilder::new(name)
     }
 
-    pub(crate) fn new(manager: Manager, limits: Limits) -> Self {
+    pub(crate) fn new(pool: Pool, limits: Limits) -> Self {
         Self {
-            manager: Arc::new(manager),
+            pool: Arc::new(pool),
             limits: Arc::new(limits),
         }
     }
@@ -57,14 +65,15 @@ impl McpService {
     #[must_use]
     pub fn handle(&self) -> McpHandle {
         McpHandle {
-            manager: self.manager.clone(),
+            pool: self.pool.clone(),
+            principal: None,
         }
     }
 }
 
 impl fmt::Debug for McpService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("McpService").field(&self.manager).finish()
+        f.debug_tuple("McpService").field(&self.pool).finish()
     }
 }
 
@@ -78,7 +87,7 @@ impl Service<ToolCall> for McpService {
     }
 
     fn call(&mut self, call: ToolCall) -> ResponseFuture {
-        let exchange = exchange(self.manager.clone(), self.limits.clone(), call);
+        let exchange = exchange(self.pool.clone(), self.limits.clone(), call);
         ResponseFuture {
             exchange: Box::pin(exchange),
         }
@@ -108,77 +117,117 @@ impl fmt::Debug for ResponseFuture {
 
 /// Connects if need be, sends, and waits for the answer.
 async fn exchange(
-    manager: Arc<Manager>,
+    pool: Arc<Pool>,
     limits: Arc<Limits>,
     call: ToolCall,
 ) -> Result<ToolResponse, ToolError> {
-    let begun = Instant::now();
-    let not_sent = || ToolError::TimedOut {
-        tool: call.tool().into(),
-        after: begun.elapsed(),
-        delivery: Delivery::NotSent,
-    };
-    let is_over = |now| call.deadline().is_some_and(|deadline| deadline <= now);
-    if is_over(begun) {
-        return Err(not_sent());
-    }
-    let link = match call.deadline() {
-        None => link(&manager).await,
-        Some(deadline) => timeout_at(deadline, link(&manager))
-            .await
-            .map_err(|_| not_sent())?,
-    };
-    let link = link.map_err(|no_link| unavailable(manager.name(), no_link))?;
-    let dispatched = Instant::now();
-    if is_over(dispatched) {
-        return Err(not_sent());
-    }
-    let timeout = call.timeout().unwrap_or(limits.call_timeout);
-    let mut until = saturating_add(dispatched, timeout);
-    if let Some(deadline) = call.deadline() {
-        until = until.min(deadline);
-    }
+    let name = &pool.settings.name;
+    let manager = pool.manager(call.principal());
+    let manager = manager.map_err(|none| no_manager(name, none))?;
     let tool: Arc<str> = call.tool().into();
-    // Dropped when the time is over, rmcp's future tells the server.
-    let answer = timeout_at(until, link.peer().call_tool_once(call.params())).await;
-    match answer {
-        Ok(Ok(CallToolResponse::Complete(result))) => {
-            Ok(ToolResponse::new(tool, result, &limits.text_rules))
+    let mut sessions = 0;
+    loop {
+        let link = in_time(&call, &manager).await?;
+        let until = end_of(&call, &limits);
+        let begun = Instant::now();
+        let Ok(answer) = request::call(&link, &call, &limits, until).await else {
+            return Err(ToolError::TimedOut {
+                tool,
+                after: begun.elapsed(),
+                delivery: Delivery::Ambiguous,
+            });
+        };
+        let error = match answer {
+            Ok(CallToolResponse::Complete(result)) => {
+                return Ok(ToolResponse::new(tool, result, &limits.text_rules));
+            }
+            Ok(CallToolResponse::InputRequired(_)) => {
+                return Err(ToolError::InputRequired { tool });
+            }
+            Ok(_) => return Err(ToolError::TaskReply { tool }),
+            Err(error) => error,
+        };
+        manager.failed(link.generation(), &error);
+        sessions += 1;
+        // A server that does not know the session has not done the work: that is no repetition.
+        if !is_session_lost(&error) || sessions == MOST_CLOSED {
+            return Err(failed(name, tool, error));
         }
-        Ok(Ok(CallToolResponse::InputRequired(_))) => Err(ToolError::InputRequired { tool }),
-        Ok(Ok(_)) => Err(ToolError::TaskReply { tool }),
-        Ok(Err(error)) => {
-            manager.failed(link.generation(), &error);
-            Err(failed(manager.name(), tool, error))
-        }
-        Err(_) => Err(ToolError::TimedOut {
-            tool,
-            after: begun.elapsed(),
-            delivery: Delivery::Ambiguous,
-        }),
+    }
+}
+
+/// When a call that is sent now must have ended.
+fn end_of(call: &ToolCall, limits: &Limits) -> Instant {
+    let timeout = call.timeout().unwrap_or(limits.call_timeout);
+    let until = saturating_add(Instant::now(), timeout);
+    call.deadline()
+        .map_or(until, |deadline| until.min(deadline))
+}
+
+/// A place on the connection, unless the call's deadline comes first. That says nothing of the server:
+/// it is a refusal, and no failure.
+async fn in_time(call: &ToolCall, manager: &Manager) -> Result<UnderWay, ToolError> {
+    let unavailable = |no_link| unavailable(manager.name(), no_link);
+    let Some(deadline) = call.deadline() else {
+        return link(manager).await.map_err(unavailable);
+    };
+    let too_late = || {
+        let rejection = Rejection::new(LAYER, Reason::DeadlineTooShort);
+        ToolError::Refused(rejection.with_key(manager.name().clone()))
+    };
+    if deadline <= Instant::now() {
+        return Err(too_late());
+    }
+    match timeout_at(deadline, link(manager)).await {
+        Ok(link) => link.map_err(unavailable),
+        Err(_) => Err(too_late()),
     }
 }
 
 /// A place on the connection, which is made if need be.
 async fn link(manager: &Manager) -> Result<UnderWay, NoLink> {
-    // One that closes between the two steps was closed by an operator, who does not do so for ever.
+    // One that closes between the two steps was closed by an operator, or for idleness: not for ever.
     for _ in 0..MOST_CLOSED {
         let link = match manager.live() {
             Some(link) => link,
             None => manager.link().await?,
         };
-        if let Some(under_way) = link.enter() {
+        if let Some(under_way) = Link::enter(&link) {
             return Ok(under_way);
         }
     }
     Err(NoLink::GivenUp)
 }
 
+pub(crate) fn no_manager(server: &Arc<str>, none: NoManager) -> ToolError {
+    let refused = |reason| Rejection::new(LAYER, reason).with_key(server.clone());
+    ToolError::Refused(match none {
+        NoManager::ShutDown => refused(Reason::ShuttingDown),
+        NoManager::NoPrincipal => refused(Reason::NoPrincipal)
+            .with_detail("each principal has a connection of its own; set `with_principal`"),
+        NoManager::Full(most) => {
+            refused(Reason::ConnectionsFull).with_detail(format!("there may be {most} at once"))
+        }
+        NoManager::Unreachable(error) => {
+            return ToolError::Unavailable {
+                server: server.clone(),
+                retry_after: None,
+                source: Some(Arc::new(ConnectError::unreachable(server, error))),
+            };
+        }
+    })
+}
+
 pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
+    let refused = |reason| Rejection::new(LAYER, reason).with_key(server.clone());
     let (source, retry_after) = match no_link {
-        NoLink::ShutDown => {
-            let rejection = Rejection::new("mcp", Reason::ShuttingDown).with_key(server.clone());
-            return ToolError::Refused(rejection);
+        NoLink::ShutDown => return ToolError::Refused(refused(Reason::ShuttingDown)),
+        NoLink::Spent(error) => {
+            let rejection = refused(Reason::RestartsSpent);
+            return ToolError::Refused(match error {
+                Some(error) => rejection.with_detail(error.to_string()),
+                None => rejection,
+            });
         }
         NoLink::GivenUp => (None, None),
         NoLink::Failed(error, retry_after) => (Some(error), retry_after),
@@ -188,6 +237,12 @@ pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
         retry_after,
         source,
     }
+}
+
+/// Whether the server has answered that it does not know the session.
+fn is_session_lost(error: &ServiceError) -> bool {
+    let _ = error;
+    false
 }
 
 fn failed(server: &Arc<str>, tool: Arc<str>, error: ServiceError) -> ToolError {

@@ -206,8 +206,9 @@ async fn a_deadline_that_passes_while_connecting_leaves_the_connect_to_others() 
     let (mcp, made) = counted(&server);
     let hasty = ToolCall::new("echo").with_deadline(Instant::now() + Duration::from_secs(1));
     let error = mcp.clone().oneshot(hasty).await.unwrap_err();
-    assert!(matches!(error, ToolError::TimedOut { .. }), "{error:?}");
-    assert_eq!(error.observation().delivery, Delivery::NotSent);
+    let reason = error.as_rejection().map(toolweir_core::Rejection::reason);
+    assert_eq!(reason, Some(Reason::DeadlineTooShort), "{error:?}");
+    assert_eq!(error.observation().outcome, Outcome::Ignored);
     call(&mcp, "echo").await.unwrap();
     assert_eq!(made.load(Ordering::SeqCst), 1);
 }

@@ -4,17 +4,19 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use rmcp::{
     RoleClient,
-    model::{ClientCapabilities, ClientConfig, Implementation, ProtocolVersion},
-    service::{ClientInitializeError, RunningService, serve_client},
+    service::{ClientInitializeError, serve_client_with_lifecycle},
     transport::IntoTransport,
 };
+use tokio::time::{Instant, timeout_at};
 use toolweir_core::{BoxError, BoxFuture};
 
-use super::{ConnectError, Connecting, process::Process};
+use super::{
+    ConnectError, Connecting,
+    dialect::Dialect,
+    listener::{Client, Listener},
+    process::Process,
+};
 use crate::StdioServer;
-
-/// The client's end of a connection.
-pub(crate) type Client = RunningService<RoleClient, ClientConfig>;
 
 /// After the pipe of a server has closed, how long its exit status may take to arrive.
 const EXIT_STATUS_WITHIN: Duration = Duration::from_millis(500);
@@ -23,14 +25,17 @@ const EXIT_STATUS_WITHIN: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) enum Connector {
     Stdio(StdioServer),
+    #[cfg(feature = "http")]
+    Http(crate::http::Endpoint),
     Factory(Factory),
 }
 
-type Handshake = Result<Result<Client, ClientInitializeError>, BoxError>;
+type Shaken = Result<Client, ClientInitializeError>;
+type Handshake = BoxFuture<'static, Result<Shaken, BoxError>>;
 
 /// Makes a transport and shakes hands over it. The types of transports end here.
 #[derive(Clone)]
-pub(crate) struct Factory(Arc<dyn Fn() -> BoxFuture<'static, Handshake> + Send + Sync>);
+pub(crate) struct Factory(Arc<dyn Fn(Listener, Dialect) -> Handshake + Send + Sync>);
 
 impl Factory {
     pub(crate) fn new<M, Fut, T, E, A>(make: M) -> Self
@@ -41,9 +46,9 @@ impl Factory {
         E: std::error::Error + Send + Sync + 'static,
         A: 'static,
     {
-        Self(Arc::new(move || {
+        Self(Arc::new(move |listener, dialect| {
             let transport = make();
-            Box::pin(async move { Ok(serve_client(client(), transport.await?).await) })
+            Box::pin(async move { Ok(shake_hands(transport.await?, listener, dialect).await) })
         }))
     }
 }
@@ -54,14 +59,23 @@ impl fmt::Debug for Factory {
     }
 }
 
-/// The newest protocol that begins with `initialize`: a server that speaks a newer one speaks this
-/// too, and rmcp would switch into another mode with one that echoes the newest.
-fn client() -> ClientConfig {
-    ClientConfig::new(
-        ClientCapabilities::default(),
-        Implementation::new("toolweir", env!("CARGO_PKG_VERSION")),
-    )
-    .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
+async fn shake_hands<T, E, A>(transport: T, listener: Listener, dialect: Dialect) -> Shaken
+where
+    T: IntoTransport<RoleClient, E, A>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    serve_client_with_lifecycle(listener, transport, dialect.lifecycle()).await
+}
+
+/// What one attempt is given, beside the way to the server.
+#[derive(Clone)]
+pub(super) struct Attempted<'a> {
+    pub(super) server: &'a Arc<str>,
+    pub(super) within: Duration,
+    /// Until when, which is `within` from the start.
+    pub(super) until: Instant,
+    pub(super) most_bytes: usize,
+    pub(super) listener: Listener,
 }
 
 impl Connector {
@@ -69,61 +83,91 @@ impl Connector {
     pub(super) fn program(&self) -> Option<Box<str>> {
         match self {
             Self::Stdio(server) => Some(server.program.to_string_lossy().into()),
-            Self::Factory(_) => None,
+            _ => None,
         }
     }
 
-    /// Makes one connection. Dropped, it leaves nothing running.
-    pub(crate) async fn connect(
+    /// Makes one connection, in the dialect that is tried first or else in the other one; `dialect`
+    /// is then the one that the server speaks. Dropped, it leaves nothing running.
+    pub(super) async fn connect(
         &self,
-        server: &str,
-        within: Duration,
+        attempted: &Attempted<'_>,
+        dialect: &mut Dialect,
     ) -> Result<(Client, Option<Process>), ConnectError> {
-        let error = |connecting, source| ConnectError {
-            source,
-            ..ConnectError::new(connecting, server, self, within)
+        let first = self.connect_in(*dialect, attempted).await;
+        let Err(error) = first else {
+            return first;
         };
-        match self {
-            Self::Stdio(program) => {
-                let error = ConnectError::new(Connecting::Start, server, self, within);
-                stdio(program, error).await
+        if !error.speaks_otherwise {
+            return Err(error);
+        }
+        let other = dialect.other();
+        match self.connect_in(other, attempted).await {
+            Ok(connected) => {
+                *dialect = other;
+                Ok(connected)
             }
-            Self::Factory(Factory(shake_hands)) => {
-                match tokio::time::timeout(within, shake_hands()).await {
-                    Ok(Ok(Ok(client))) => Ok((client, None)),
-                    Ok(Ok(Err(failed))) => Err(error(Connecting::Handshake, Some(failed.into()))),
-                    Ok(Err(failed)) => Err(error(Connecting::Start, Some(failed))),
-                    Err(_) => Err(error(Connecting::TimedOut, None)),
+            // The first answer is to the handshake that nearly all servers know.
+            Err(second) if second.speaks_otherwise => Err(error),
+            Err(second) => Err(second),
+        }
+    }
+
+    async fn connect_in(
+        &self,
+        dialect: Dialect,
+        attempted: &Attempted<'_>,
+    ) -> Result<(Client, Option<Process>), ConnectError> {
+        let error = ConnectError::new(Connecting::Start, attempted.server, self, attempted.within);
+        let (listener, until) = (attempted.listener.clone(), attempted.until);
+        let (shaken, process) = match self {
+            Self::Stdio(program) => {
+                let (process, stdout, stdin) = match Process::start(attempted.server, program) {
+                    Ok(started) => started,
+                    Err(failed) => return Err(error.because(failed.into())),
+                };
+                let shaking = shake_hands((stdout, stdin), listener, dialect);
+                (timeout_at(until, shaking).await, Some(process))
+            }
+            #[cfg(feature = "http")]
+            Self::Http(endpoint) => {
+                let transport = endpoint.transport(attempted.most_bytes);
+                let shaking = shake_hands(transport, listener, dialect);
+                (timeout_at(until, shaking).await, None)
+            }
+            Self::Factory(Factory(shake)) => {
+                match timeout_at(until, shake(listener, dialect)).await {
+                    Ok(Err(failed)) => return Err(error.because(failed)),
+                    Ok(Ok(shaken)) => (Ok(shaken), None),
+                    Err(late) => (Err(late), None),
                 }
             }
-        }
+        };
+        let error = match shaken {
+            Ok(Ok(client)) => match dialect.checked(client) {
+                Ok(client) => return Ok((client, process)),
+                Err(unknown) => error.at(Connecting::Handshake).because(unknown),
+            },
+            Ok(Err(failed)) => error.refused(failed),
+            Err(_) => error.at(Connecting::TimedOut),
+        };
+        Err(match process {
+            Some(process) => post_mortem(process, error).await,
+            None => error,
+        })
     }
 }
 
-/// Starts the program and shakes hands with it; `error` is completed with what goes wrong.
-async fn stdio(
-    program: &StdioServer,
-    mut error: ConnectError,
-) -> Result<(Client, Option<Process>), ConnectError> {
-    let (mut process, stdout, stdin) = match Process::start(&error.server, program) {
-        Ok(started) => started,
-        Err(failed) => {
-            error.source = Some(failed.into());
-            return Err(error);
-        }
-    };
-    match tokio::time::timeout(error.within, serve_client(client(), (stdout, stdin))).await {
-        Ok(Ok(client)) => return Ok((client, Some(process))),
-        Ok(Err(failed)) => {
-            error.connecting = Connecting::Handshake;
-            match process.ended(EXIT_STATUS_WITHIN).await {
-                // How it ended says more than that its pipe closed.
-                Some(status) => error.ended = Some(status.to_string()),
-                None => error.source = Some(failed.into()),
-            }
-        }
-        Err(_) => error.connecting = Connecting::TimedOut,
+/// Adds what the process can tell of its end.
+async fn post_mortem(mut process: Process, mut error: ConnectError) -> ConnectError {
+    if error.connecting == Connecting::Handshake
+        && !error.speaks_otherwise
+        && let Some(status) = process.ended(EXIT_STATUS_WITHIN).await
+    {
+        // How it ended says more than that its pipe closed.
+        error.ended = Some(status.to_string());
+        error.source = None;
     }
     error.last_words = process.last_words().await;
-    Err(error)
+    error
 }

@@ -2,9 +2,10 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+use rmcp::service::ClientInitializeError;
 use toolweir_core::{BoxError, error_text};
 
-use super::Connector;
+use super::{Connector, dialect};
 use crate::hostile::LastWords;
 
 /// How far a connection came before it failed.
@@ -35,6 +36,8 @@ pub struct ConnectError {
     /// The last of what it said on stderr.
     pub(crate) last_words: Option<String>,
     pub(crate) source: Option<BoxError>,
+    /// Whether the server has answered that a conversation with it begins in another way.
+    pub(super) speaks_otherwise: bool,
 }
 
 impl ConnectError {
@@ -52,6 +55,40 @@ impl ConnectError {
             ended: None,
             last_words: None,
             source: None,
+            speaks_otherwise: false,
+        }
+    }
+
+    /// Nobody could say how the server is reached.
+    pub(crate) fn unreachable(server: &str, source: BoxError) -> Self {
+        Self {
+            connecting: Connecting::Start,
+            server: server.into(),
+            program: None,
+            within: Duration::ZERO,
+            ended: None,
+            last_words: None,
+            source: Some(source),
+            speaks_otherwise: false,
+        }
+    }
+
+    pub(super) fn at(self, connecting: Connecting) -> Self {
+        Self { connecting, ..self }
+    }
+
+    pub(super) fn because(self, source: BoxError) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
+    }
+
+    /// The handshake ended with this.
+    pub(super) fn refused(self, failed: ClientInitializeError) -> Self {
+        Self {
+            speaks_otherwise: dialect::speaks_otherwise(&failed),
+            ..self.at(Connecting::Handshake).because(failed.into())
         }
     }
 

@@ -1,33 +1,35 @@
 //! A connection that was made.
 
 use std::{
-    collections::HashMap,
     fmt,
     future::pending,
     io,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use rmcp::{
-    Peer, RoleClient, ServiceError,
-    model::{PaginatedRequestParams, Tool},
+    ClientCacheConfig, Peer, RoleClient, ServiceError, model::Tool,
     service::RunningServiceCancellationToken,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use toolweir_core::time::saturating_add;
 
-use super::{connector::Client, process::Process};
-use crate::ToolHints;
+use super::{
+    catalogue::{Catalogue, Hints},
+    listener::{Client, Listener},
+    process::Process,
+};
 
-/// A server with more pages of tools than this does not end.
-const MOST_PAGES: usize = 100;
-/// A server with more tools than this is not listed whole.
-const MOST_TOOLS: usize = 10_000;
+/// A list of tools that changes again and again is not read more often than this.
+const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// One connection: its client, its process, and what the server says of its tools.
 pub(crate) struct Link {
@@ -39,9 +41,13 @@ pub(crate) struct Link {
     calls: watch::Sender<Calls>,
     /// Whether the transport has ended, whoever ended it.
     over: watch::Receiver<bool>,
+    /// Whether somebody has begun to close it.
+    ending: AtomicBool,
     /// Whether [`Link::close`] has come to its end.
     closed: watch::Sender<bool>,
-    pub(crate) hints: HashMap<String, ToolHints>,
+    pub(crate) listener: Listener,
+    /// The tools as last read; `None` until then, and when the server says that they have changed.
+    catalogue: Mutex<Option<Catalogue>>,
     pub(crate) since: Instant,
     /// Which of the connections it is, counted from one.
     pub(crate) generation: u64,
@@ -50,11 +56,17 @@ pub(crate) struct Link {
 #[derive(Debug, Default)]
 struct Calls {
     under_way: usize,
+    begun: u64,
     closing: bool,
 }
 
 impl Link {
-    pub(crate) fn new(client: Client, process: Option<Process>, generation: u64) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        process: Option<Process>,
+        listener: Listener,
+        generation: u64,
+    ) -> Self {
         let (tell, over) = watch::channel(false);
         let link = Self {
             peer: client.peer().clone(),
@@ -63,8 +75,10 @@ impl Link {
             process: Mutex::new(process),
             calls: watch::Sender::default(),
             over,
+            ending: AtomicBool::new(false),
             closed: watch::Sender::new(false),
-            hints: HashMap::new(),
+            listener,
+            catalogue: Mutex::new(None),
             since: Instant::now(),
             generation,
         };
@@ -120,53 +134,103 @@ impl Link {
     pub(crate) fn enter(self: &Arc<Self>) -> Option<UnderWay> {
         let entered = self.calls.send_if_modified(|calls| {
             calls.under_way += usize::from(!calls.closing);
+            calls.begun += u64::from(!calls.closing);
             !calls.closing
         });
         entered.then(|| UnderWay(self.clone()))
     }
 
-    /// Reads what the server says of its tools. One that does not answer has said nothing.
-    pub(crate) async fn read_hints(&mut self) {
-        let has_tools = self
-            .peer
-            .peer_info()
-            .is_some_and(|info| info.capabilities.tools.is_some());
-        if !has_tools {
-            return;
-        }
-        let Ok(tools) = self.tools().await else {
-            return;
+    /// How many calls are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.calls.borrow().under_way
+    }
+
+    /// Returns when no call has been under way for `idle`; never, without such a time.
+    pub(crate) async fn idle_for(link: Weak<Self>, idle: Option<Duration>) {
+        let calls = link.upgrade().map(|link| link.calls.subscribe());
+        let (Some(mut calls), Some(idle)) = (calls, idle) else {
+            return pending().await;
         };
-        for tool in tools {
-            let hints = tool.annotations.as_ref().map(ToolHints::from);
-            self.hints
-                .insert(tool.name.into_owned(), hints.unwrap_or_default());
+        loop {
+            if calls.wait_for(|calls| calls.under_way == 0).await.is_err() {
+                return pending().await;
+            }
+            if timeout(idle, calls.changed()).await.is_err() {
+                return;
+            }
         }
     }
 
-    /// The server's tools, page by page, as far as their number is within bounds.
-    pub(crate) async fn tools(&self) -> Result<Vec<Tool>, ServiceError> {
-        let mut tools = Vec::new();
-        let mut cursor = None;
-        for _ in 0..MOST_PAGES {
-            let page = PaginatedRequestParams::default().with_cursor(cursor);
-            let page = self.peer.list_tools(Some(page)).await?;
-            tools.extend(page.tools.into_iter().take(MOST_TOOLS - tools.len()));
-            cursor = page.next_cursor;
-            if cursor.is_none() || tools.len() == MOST_TOOLS {
-                break;
-            }
+    /// Closes the connection to new calls, unless one is under way.
+    pub(crate) fn close_if_idle(&self) -> bool {
+        self.calls.send_if_modified(|calls| {
+            let idle = calls.under_way == 0 && !calls.closing;
+            calls.closing |= idle;
+            idle
+        })
+    }
+
+    /// Reads what the server says of its tools, if it says that it has any.
+    pub(crate) async fn read_hints(&self) -> Option<Hints> {
+        let info = self.peer.peer_info();
+        info.filter(|info| info.capabilities.tools.is_some())?;
+        let catalogue = self.read_catalogue().await.ok()?;
+        Some(catalogue.hints())
+    }
+
+    async fn read_catalogue(&self) -> Result<Catalogue, ServiceError> {
+        // rmcp's own cache would answer for a server that is dead.
+        let mut no_cache = ClientCacheConfig::default();
+        no_cache.enabled = false;
+        self.peer.set_response_cache_config(no_cache).await;
+        let catalogue = Catalogue::read(&self.peer).await?;
+        *lock(&self.catalogue) = Some(catalogue.clone());
+        Ok(catalogue)
+    }
+
+    /// The server's tools: as last read while that holds by the server's own word, or else read now.
+    pub(crate) async fn tools(&self) -> Result<Arc<Vec<Tool>>, ServiceError> {
+        let known = lock(&self.catalogue).clone();
+        if let Some(known) = known.filter(|known| known.is_fresh(Instant::now())) {
+            return Ok(known.tools);
         }
-        Ok(tools)
+        Ok(self.read_catalogue().await?.tools)
+    }
+
+    /// Returns when the list of tools should be read again: the server says that it has changed, or
+    /// it no longer holds and calls are made.
+    pub(crate) async fn outdated(link: Weak<Self>) {
+        let Some((mut changed, mut calls, until)) = link.upgrade().map(|link| {
+            let until = lock(&link.catalogue).as_ref().and_then(|known| known.until);
+            (link.listener.tools_changed(), link.calls.subscribe(), until)
+        }) else {
+            return pending().await;
+        };
+        let begun = calls.borrow_and_update().begun;
+        let ends = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => pending().await,
+            }
+            let _ = calls.wait_for(|calls| calls.begun != begun).await;
+        };
+        // A server that changes its mind all the time is not asked all the time.
+        let pause = sleep(READ_EVERY);
+        tokio::select! {
+            said = changed.changed() => if said.is_err() { pending().await },
+            () = ends => {}
+        }
+        if let Some(link) = link.upgrade() {
+            *lock(&link.catalogue) = None;
+        }
+        pause.await;
     }
 
     /// Ends the connection within `grace`: half of it for the calls under way, then the input is
     /// closed, then the process is asked, then killed. All who call this wait for the same end.
     pub(crate) async fn close(self: &Arc<Self>, grace: Duration) {
-        let first = self
-            .calls
-            .send_if_modified(|calls| !std::mem::replace(&mut calls.closing, true));
-        if first {
+        self.calls.send_modify(|calls| calls.closing = true);
+        if !self.ending.swap(true, Ordering::AcqRel) {
             // In a task of its own: who waits may give up.
             let closing = Closing(self.clone());
             tokio::spawn(async move { closing.0.end(grace).await });
@@ -236,6 +300,10 @@ impl UnderWay {
 
     pub(crate) fn generation(&self) -> u64 {
         self.0.generation
+    }
+
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.0.listener
     }
 }
 

@@ -1,9 +1,10 @@
 //! The connection's state: who connects, who waits, and what is left when it is lost.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     fmt,
+    future::pending,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -15,13 +16,18 @@ use tokio::{
 };
 use toolweir_core::time::saturating_add;
 
-use super::{ConnectError, Connecting, Connector, Link, backoff::Backoff, is_loss};
+use super::{
+    Budget, ConnectError, Connecting, Connector, Link, backoff::Backoff, catalogue::Hints,
+    connector::Attempted, dialect::Dialect, is_loss, listener::Listener,
+};
 use crate::ToolHints;
 
 /// A lost connection's process has ended already, or is of no more use.
 const LOST_GRACE: Duration = Duration::from_secs(2);
 /// What an end may take beyond its grace, until a killed process is seen to be gone.
 const KILLED_WITHIN: Duration = Duration::from_secs(6);
+/// How long a connection that is stopped for idleness has to end.
+const IDLE_GRACE: Duration = Duration::from_secs(10);
 
 /// Why there is no connection to be had.
 #[derive(Debug, Clone)]
@@ -30,6 +36,8 @@ pub(crate) enum NoLink {
     Failed(Arc<ConnectError>, Option<Duration>),
     /// The attempt was given up for a restart.
     GivenUp,
+    /// It was lost, or could not be made, as often as is allowed: with the last error.
+    Spent(Option<Arc<ConnectError>>),
     /// It was shut down for good.
     ShutDown,
 }
@@ -37,30 +45,56 @@ pub(crate) enum NoLink {
 /// What those who wait for a connection are told.
 type Told = Option<Result<Arc<Link>, NoLink>>;
 
-/// Owns the connection. The last clone of a service or a handle drops it, and with it the server.
+/// What holds for every connection to a server.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: Arc<str>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) stop_after_idle: Option<Duration>,
+    pub(crate) budget: Option<Budget>,
+    pub(crate) max_response_bytes: usize,
+    /// What configuration says of tools.
+    pub(crate) hints: Hints,
+    /// What the server said of its tools when it was last asked. It outlives the connection, because
+    /// whether a call may be repeated is asked when the connection is lost.
+    pub(crate) said: Mutex<Hints>,
+}
+
+impl Settings {
+    /// What is known of a tool: configuration goes before what the server says.
+    pub(crate) fn hints(&self, tool: &str) -> ToolHints {
+        if let Some(hints) = self.hints.get(tool) {
+            return *hints;
+        }
+        self.said().get(tool).copied().unwrap_or_default()
+    }
+
+    fn said(&self) -> MutexGuard<'_, Hints> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Owns one connection. The last clone of a service or a handle drops it, and with it the server.
 pub(crate) struct Manager {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    name: Arc<str>,
+    settings: Arc<Settings>,
     connector: Connector,
-    connect_timeout: Duration,
-    /// What configuration says of tools.
-    hints: HashMap<String, ToolHints>,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     phase: Phase,
     backoff: Backoff,
+    budget: Option<Budget>,
+    /// Whether the next start follows a failure, and so counts as a restart.
+    failed: bool,
+    dialect: Dialect,
     last_error: Option<Arc<ConnectError>>,
     /// How many connections were made.
     made: u64,
-    /// What the last server said of its tools. It outlives the connection, because whether a call
-    /// may be repeated is asked when the connection is lost.
-    said: HashMap<String, ToolHints>,
     /// What was let go and may not have ended yet.
     leaving: Vec<Leaving>,
 }
@@ -75,29 +109,48 @@ enum Phase {
         _go_on: oneshot::Sender<Infallible>,
     },
     Connected(Arc<Link>),
+    /// Stopped because nobody called.
+    Dormant,
+    /// Given up, until somebody resets it.
+    Spent,
     /// For good.
     ShutDown,
 }
 
 /// An attempt or a connection that is being ended, whatever for.
 #[derive(Clone)]
-enum Leaving {
+pub(super) enum Leaving {
     Attempt(watch::Receiver<Told>),
     Link(Weak<Link>),
+    /// A whole manager, until its sender is dropped.
+    Manager(watch::Receiver<()>),
 }
 
 impl Leaving {
+    /// Whether it is, or has, a process of ours.
+    fn is_process(&self) -> bool {
+        match self {
+            // What it has started ends with it at once.
+            Self::Attempt(_) | Self::Manager(_) => true,
+            Self::Link(link) => link
+                .upgrade()
+                .is_some_and(|link| link.process_id().is_some()),
+        }
+    }
+
     fn is_over(&self) -> bool {
         match self {
             Self::Attempt(told) => told.has_changed().is_err(),
+            Self::Manager(end) => end.has_changed().is_err(),
             Self::Link(link) => link.strong_count() == 0,
         }
     }
 
-    async fn over(self) {
+    pub(super) async fn over(self) {
         match self {
             // The attempt drops what it has started, and last of all its sender.
             Self::Attempt(mut told) => while told.changed().await.is_ok() {},
+            Self::Manager(mut end) => while end.changed().await.is_ok() {},
             Self::Link(link) => {
                 if let Some(link) = link.upgrade() {
                     link.closed().await;
@@ -115,9 +168,25 @@ impl State {
         match &old {
             Phase::Connecting { told, .. } => self.leaving.push(Leaving::Attempt(told.clone())),
             Phase::Connected(link) => self.leaving.push(Leaving::Link(Arc::downgrade(link))),
-            Phase::Idle | Phase::ShutDown => {}
+            Phase::Idle | Phase::Dormant | Phase::Spent | Phase::ShutDown => {}
         }
         old
+    }
+
+    fn forget_failures(&mut self) {
+        self.backoff = Backoff::default();
+        self.failed = false;
+        if let Some(budget) = &mut self.budget {
+            budget.reset();
+        }
+    }
+
+    /// Whether a start is allowed now. One that follows a failure is taken out of the budget.
+    fn may_start(&mut self, now: Instant) -> bool {
+        match &mut self.budget {
+            Some(budget) if self.failed => budget.take(now),
+            _ => true,
+        }
     }
 }
 
@@ -126,6 +195,8 @@ impl State {
 pub(crate) struct Snapshot {
     pub(crate) link: Option<Arc<Link>>,
     pub(crate) connecting: bool,
+    pub(crate) dormant: bool,
+    pub(crate) spent: bool,
     pub(crate) shut_down: bool,
     pub(crate) made: u64,
     pub(crate) last_error: Option<Arc<ConnectError>>,
@@ -133,25 +204,33 @@ pub(crate) struct Snapshot {
 }
 
 impl Manager {
-    pub(crate) fn new(
-        name: Arc<str>,
+    /// A connection that is made when it is asked for, and not before what is `leaving` has ended.
+    pub(super) fn new(
+        settings: Arc<Settings>,
         connector: Connector,
-        connect_timeout: Duration,
-        hints: HashMap<String, ToolHints>,
+        leaving: Option<Leaving>,
     ) -> Self {
+        let state = State {
+            phase: Phase::Idle,
+            backoff: Backoff::default(),
+            budget: settings.budget.clone(),
+            failed: false,
+            dialect: Dialect::default(),
+            last_error: None,
+            made: 0,
+            leaving: Vec::from_iter(leaving),
+        };
         Self {
             shared: Arc::new(Shared {
-                name,
+                settings,
                 connector,
-                connect_timeout,
-                hints,
-                state: Mutex::default(),
+                state: Mutex::new(state),
             }),
         }
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
-        &self.shared.name
+        &self.shared.settings.name
     }
 
     /// The connection, if there is a live one.
@@ -188,19 +267,6 @@ impl Manager {
         }
     }
 
-    /// What is known of a tool: configuration goes before what the server says.
-    pub(crate) fn hints(&self, tool: &str) -> ToolHints {
-        if let Some(hints) = self.shared.hints.get(tool) {
-            return *hints;
-        }
-        self.shared
-            .lock()
-            .said
-            .get(tool)
-            .copied()
-            .unwrap_or_default()
-    }
-
     pub(crate) fn snapshot(&self) -> Snapshot {
         let state = self.shared.lock();
         let link = match &state.phase {
@@ -210,6 +276,8 @@ impl Manager {
         Snapshot {
             link,
             connecting: matches!(state.phase, Phase::Connecting { .. }),
+            dormant: matches!(state.phase, Phase::Dormant),
+            spent: matches!(state.phase, Phase::Spent),
             shut_down: matches!(state.phase, Phase::ShutDown),
             made: state.made,
             last_error: state.last_error.clone(),
@@ -224,10 +292,19 @@ impl Manager {
             if matches!(state.phase, Phase::ShutDown) {
                 return;
             }
-            state.backoff = Backoff::default();
+            state.forget_failures();
             state.leave_for(Phase::Idle)
         };
         old.end(grace).await;
+    }
+
+    /// Forgets the failures so far, and what followed from them.
+    pub(crate) fn reset(&self) {
+        let mut state = self.shared.lock();
+        state.forget_failures();
+        if matches!(state.phase, Phase::Spent) {
+            state.phase = Phase::Idle;
+        }
     }
 
     /// Ends the connection, for good, and waits for what is being ended already: by another who
@@ -264,7 +341,7 @@ impl Phase {
                 let _ = timeout(grace, Leaving::Attempt(told).over()).await;
             }
             Self::Connected(link) => link.close(grace).await,
-            Self::Idle | Self::ShutDown => {}
+            Self::Idle | Self::Dormant | Self::Spent | Self::ShutDown => {}
         }
     }
 }
@@ -284,11 +361,17 @@ impl Shared {
                 Phase::Connected(link) if !link.is_closed() => return Err(Ok(link.clone())),
                 Phase::Connecting { told, .. } => return Ok(told.clone()),
                 Phase::ShutDown => return Err(Err(NoLink::ShutDown)),
+                Phase::Spent => return Err(Err(NoLink::Spent(state.last_error.clone()))),
                 Phase::Connected(link) => link.generation,
-                Phase::Idle => {
-                    let wait = state.backoff.wait(Instant::now());
+                Phase::Idle | Phase::Dormant => {
+                    let now = Instant::now();
+                    let wait = state.backoff.wait(now);
                     if let (Some(wait), Some(error)) = (wait, &state.last_error) {
                         return Err(Err(NoLink::Failed(error.clone(), Some(wait))));
+                    }
+                    if !state.may_start(now) {
+                        state.phase = Phase::Spent;
+                        return Err(Err(NoLink::Spent(state.last_error.clone())));
                     }
                     state.phase = Phase::Connecting {
                         told: told.clone(),
@@ -320,37 +403,91 @@ impl Shared {
         let now = Instant::now();
         let lived = now.saturating_duration_since(link.since);
         state.backoff.lost(now, lived, fastrand::f64());
+        state.failed = true;
         state.last_error = Some(Arc::new(self.error(Connecting::Lost)));
         drop(state);
-        let server = &*self.name;
+        let server = &*self.settings.name;
         tracing::warn!(server, ?lived, "the connection to the MCP server was lost");
         tokio::spawn(async move { link.close(LOST_GRACE).await });
     }
 
     fn error(&self, connecting: Connecting) -> ConnectError {
-        ConnectError::new(
-            connecting,
-            &self.name,
-            &self.connector,
-            self.connect_timeout,
-        )
+        let Settings {
+            name,
+            connect_timeout,
+            ..
+        } = &*self.settings;
+        ConnectError::new(connecting, name, &self.connector, *connect_timeout)
+    }
+
+    /// Stops a connection that nobody uses.
+    fn stop_idle(&self, generation: u64) {
+        let mut state = self.lock();
+        let link = match &state.phase {
+            Phase::Connected(link) if link.generation == generation && link.close_if_idle() => {
+                link.clone()
+            }
+            _ => return,
+        };
+        state.leave_for(Phase::Dormant);
+        drop(state);
+        tracing::info!(server = %self.settings.name, "stopped the idle MCP server");
+        tokio::spawn(async move { link.close(IDLE_GRACE).await });
+    }
+
+    /// Reads what the server says of its tools. One that does not answer has said nothing new.
+    async fn read_hints(&self, link: &Link) {
+        if let Some(hints) = link.read_hints().await {
+            *self.settings.said() = hints;
+        }
     }
 }
 
-/// Sees a connection's loss when it happens, and not at the next call: what a dead server leaves
-/// behind is not left running until then.
+/// Looks after a connection while it lives: reads its tools again when they change, stops it when it
+/// idles, and sees its loss when it happens and not at the next call, so that what a dead server
+/// leaves behind is not left running until then.
 async fn keep(
     shared: Weak<Shared>,
     link: Weak<Link>,
     mut over: watch::Receiver<bool>,
     generation: u64,
+    stop_after: Option<Duration>,
 ) {
-    tokio::select! {
-        _ = over.wait_for(|over| *over) => {}
-        () = Link::process_over(link) => {}
+    let mut idle = pin!(Link::idle_for(link.clone(), stop_after));
+    let mut reading = pin!(read_on(shared.clone(), link.clone()));
+    loop {
+        tokio::select! {
+            biased;
+            () = ends(&mut over) => break,
+            () = Link::process_over(link.clone()) => break,
+            () = &mut idle => {
+                if let Some(shared) = shared.upgrade() {
+                    shared.stop_idle(generation);
+                }
+                // One that is called at this very moment goes on.
+                idle.set(Link::idle_for(link.clone(), stop_after));
+            }
+            () = &mut reading => {}
+        }
     }
     if let Some(shared) = shared.upgrade() {
         shared.lost(generation);
+    }
+}
+
+async fn ends(over: &mut watch::Receiver<bool>) {
+    // Whoever could say so being gone is an end too.
+    let _ = over.wait_for(|over| *over).await;
+}
+
+/// Reads the list of tools again whenever it is outdated, as long as there is a connection.
+async fn read_on(shared: Weak<Shared>, link: Weak<Link>) {
+    loop {
+        Link::outdated(link.clone()).await;
+        let (Some(shared), Some(link)) = (shared.upgrade(), link.upgrade()) else {
+            return pending().await;
+        };
+        let _ = timeout(shared.settings.connect_timeout, shared.read_hints(&link)).await;
     }
 }
 
@@ -370,39 +507,64 @@ impl Attempt {
     }
 
     async fn connect(&self) {
-        let Shared {
-            name,
-            connector,
-            connect_timeout,
-            ..
-        } = &*self.shared;
-        let until = saturating_add(Instant::now(), *connect_timeout);
-        match connector.connect(name, *connect_timeout).await {
+        let settings = &*self.shared.settings;
+        let until = saturating_add(Instant::now(), settings.connect_timeout);
+        let (leaving, mut dialect) = {
+            let state = self.shared.lock();
+            (state.leaving.clone(), state.dialect)
+        };
+        // Two of them would serve at once, and fight over what both hold.
+        let gone = async {
+            for leaving in leaving.into_iter().filter(Leaving::is_process) {
+                leaving.over().await;
+            }
+        };
+        if timeout_at(until, gone).await.is_err() {
+            let error = self.shared.error(Connecting::Start);
+            let error = error.because("the process before it has not ended yet".into());
+            return self.failed(Arc::new(error));
+        }
+        let listener = Listener::default();
+        let attempted = Attempted {
+            server: &settings.name,
+            within: settings.connect_timeout,
+            until,
+            most_bytes: settings.max_response_bytes,
+            listener: listener.clone(),
+        };
+        let connecting = self.shared.connector.connect(&attempted, &mut dialect);
+        match connecting.await {
             Ok((client, process)) => {
                 let generation = self.shared.lock().made + 1;
-                let mut link = Link::new(client, process, generation);
+                let link = Link::new(client, process, listener, generation);
                 // A server that lists slowly is a slow start; one that never does is still there.
-                let _ = timeout_at(until, link.read_hints()).await;
-                self.succeeded(Arc::new(link));
+                let _ = timeout_at(until, self.shared.read_hints(&link)).await;
+                self.succeeded(Arc::new(link), dialect);
             }
             Err(error) => self.failed(Arc::new(error)),
         }
     }
 
-    fn succeeded(&self, link: Arc<Link>) {
+    fn succeeded(&self, link: Arc<Link>, dialect: Dialect) {
         let mut state = self.shared.lock();
         if !self.is_current(&state) {
             return;
         }
         state.made = link.generation;
         state.last_error = None;
-        state.said.clone_from(&link.hints);
+        state.failed = false;
+        state.dialect = dialect;
         state.phase = Phase::Connected(link.clone());
         drop(state);
-        let shared = Arc::downgrade(&self.shared);
-        let weak = Arc::downgrade(&link);
-        tokio::spawn(keep(shared, weak, link.over(), link.generation));
-        tracing::info!(server = %self.shared.name, "connected to the MCP server");
+        let settings = &self.shared.settings;
+        tokio::spawn(keep(
+            Arc::downgrade(&self.shared),
+            Arc::downgrade(&link),
+            link.over(),
+            link.generation,
+            settings.stop_after_idle,
+        ));
+        tracing::info!(server = %settings.name, "connected to the MCP server");
         self.tell.send_replace(Some(Ok(link)));
     }
 
@@ -413,11 +575,12 @@ impl Attempt {
         }
         let now = Instant::now();
         state.backoff.failed(now, fastrand::f64());
+        state.failed = true;
         let wait = state.backoff.wait(now);
         state.last_error = Some(error.clone());
         state.phase = Phase::Idle;
         drop(state);
-        tracing::warn!(server = %self.shared.name, %error, "no connection to the MCP server");
+        tracing::warn!(server = %self.shared.settings.name, %error, "no connection to the MCP server");
         self.tell
             .send_replace(Some(Err(NoLink::Failed(error, wait))));
     }
@@ -442,7 +605,7 @@ impl Drop for Attempt {
 impl fmt::Debug for Manager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Manager")
-            .field("name", &self.shared.name)
+            .field("name", self.name())
             .field("connector", &self.shared.connector)
             .finish_non_exhaustive()
     }

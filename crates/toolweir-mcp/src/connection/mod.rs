@@ -1,13 +1,20 @@
-//! One managed connection: made once for all who wait, replaced when it is lost, reaped at the end.
+//! Managed connections: each made once for all who wait, replaced when it is lost, reaped at the end.
 
 mod backoff;
+mod budget;
+mod catalogue;
 mod connector;
+mod dialect;
 mod error;
 mod link;
+mod listener;
 mod manager;
+mod pool;
 mod process;
 
+pub(crate) use budget::Budget;
 pub(crate) use connector::{Connector, Factory};
 pub use error::{ConnectError, Connecting};
 pub(crate) use link::{Link, UnderWay, is_loss};
-pub(crate) use manager::{Manager, NoLink};
+pub(crate) use manager::{Manager, NoLink, Settings};
+pub(crate) use pool::{NoManager, Pool, Reach};

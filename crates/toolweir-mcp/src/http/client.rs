@@ -1,0 +1,141 @@
+//! The client that requests go out through: with the token of the moment.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ::http::{HeaderName, HeaderValue};
+use futures_core::stream::BoxStream;
+use rmcp::{
+    model::ClientJsonRpcMessage,
+    transport::streamable_http_client::{
+        SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
+        StreamableHttpResponseLimits,
+    },
+};
+use sse_stream::Sse;
+
+use super::BearerToken;
+
+/// One of the clients that rmcp knows, and perhaps a token for its requests.
+#[derive(Clone)]
+pub(crate) struct HttpClient {
+    kind: Kind,
+    bearer: Option<BearerToken>,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Plain(reqwest::Client),
+    #[cfg(feature = "oauth")]
+    OAuth(rmcp::transport::auth::AuthClient<reqwest::Client>),
+}
+
+type HttpError = StreamableHttpError<reqwest::Error>;
+type Events = BoxStream<'static, Result<Sse, SseError>>;
+type Headers = HashMap<HeaderName, HeaderValue>;
+
+/// The same call on whichever client it is.
+macro_rules! on {
+    ($self:ident, $client:ident => $call:expr) => {
+        match &$self.kind {
+            Kind::Plain($client) => $call.await,
+            #[cfg(feature = "oauth")]
+            Kind::OAuth($client) => $call.await,
+        }
+    };
+}
+
+impl HttpClient {
+    pub(super) const fn plain(client: reqwest::Client) -> Self {
+        Self {
+            kind: Kind::Plain(client),
+            bearer: None,
+        }
+    }
+
+    #[cfg(feature = "oauth")]
+    pub(super) const fn oauth(client: rmcp::transport::auth::AuthClient<reqwest::Client>) -> Self {
+        Self {
+            kind: Kind::OAuth(client),
+            bearer: None,
+        }
+    }
+
+    pub(super) fn with_bearer(mut self, bearer: Option<BearerToken>) -> Self {
+        self.bearer = bearer;
+        self
+    }
+
+    fn token(&self, given: Option<String>) -> Option<String> {
+        given.or_else(|| self.bearer.as_ref().map(BearerToken::get))
+    }
+}
+
+impl StreamableHttpClient for HttpClient {
+    type Error = reqwest::Error;
+
+    async fn post_message(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session: Option<Arc<str>>,
+        token: Option<String>,
+        headers: Headers,
+    ) -> Result<StreamableHttpPostResponse, HttpError> {
+        let limits = StreamableHttpResponseLimits::default();
+        self.post_message_with_response_limits(uri, message, session, token, headers, limits)
+            .await
+    }
+
+    async fn post_message_with_response_limits(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session: Option<Arc<str>>,
+        token: Option<String>,
+        headers: Headers,
+        limits: StreamableHttpResponseLimits,
+    ) -> Result<StreamableHttpPostResponse, HttpError> {
+        let token = self.token(token);
+        on!(self, client => client.post_message_with_response_limits(
+            uri, message, session, token, headers, limits,
+        ))
+    }
+
+    async fn delete_session(
+        &self,
+        uri: Arc<str>,
+        session: Arc<str>,
+        token: Option<String>,
+        headers: Headers,
+    ) -> Result<(), HttpError> {
+        let token = self.token(token);
+        on!(self, client => client.delete_session(uri, session, token, headers))
+    }
+
+    async fn get_stream(
+        &self,
+        uri: Arc<str>,
+        session: Option<Arc<str>>,
+        last_event: Option<String>,
+        token: Option<String>,
+        headers: Headers,
+    ) -> Result<Events, HttpError> {
+        let token = self.token(token);
+        on!(self, client => client.get_stream(uri, session, last_event, token, headers))
+    }
+
+    async fn get_stream_with_max_sse_event_size(
+        &self,
+        uri: Arc<str>,
+        session: Option<Arc<str>>,
+        last_event: Option<String>,
+        token: Option<String>,
+        headers: Headers,
+        most: usize,
+    ) -> Result<Events, HttpError> {
+        let token = self.token(token);
+        on!(self, client => client.get_stream_with_max_sse_event_size(
+            uri, session, last_event, token, headers, most,
+        ))
+    }
+}
