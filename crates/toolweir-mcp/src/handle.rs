@@ -82,24 +82,24 @@ impl McpHandle {
     #[must_use]
     pub fn state(&self) -> McpState {
         let manager = self.pool.existing(self.principal());
-        self.state_of(self.principal.clone(), manager.as_deref())
+        self.state_of(self.principal(), manager.as_deref())
     }
 
     /// The states of all connections there are.
     #[must_use]
     pub fn states(&self) -> Vec<McpState> {
         let all = self.pool.all().into_iter();
-        all.map(|(principal, manager)| self.state_of(principal, Some(&manager)))
+        all.map(|(principal, manager)| self.state_of(principal.as_deref(), Some(&manager)))
             .collect()
     }
 
-    fn state_of(&self, principal: Option<Arc<str>>, manager: Option<&Manager>) -> McpState {
+    fn state_of(&self, principal: Option<&str>, manager: Option<&Manager>) -> McpState {
         let now = Instant::now();
         let snapshot = manager.map(Manager::snapshot).unwrap_or_default();
         let link = snapshot.link.as_ref();
         McpState {
             server: self.server().to_owned(),
-            principal: principal.as_deref().map(str::to_owned),
+            principal: principal.map(str::to_owned),
             connected: link.is_some(),
             connecting: snapshot.connecting,
             dormant: snapshot.dormant,

@@ -52,7 +52,7 @@ pub(crate) async fn call(
     };
     let _route = link
         .listener()
-        .route(sent.handle.progress_token.clone(), progress);
+        .route(sent.handle.progress_token.clone(), &progress);
     tokio::select! {
         biased;
         answer = sent.answer() => Ok(answer.and_then(of_tool)),

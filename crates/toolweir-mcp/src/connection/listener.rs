@@ -50,7 +50,11 @@ impl Listener {
     }
 
     /// Hands the progress of a call to `to` until the route is dropped.
-    pub(crate) fn route(&self, token: ProgressToken, to: watch::Sender<Option<Progress>>) -> Route {
+    pub(crate) fn route(
+        &self,
+        token: ProgressToken,
+        to: &watch::Sender<Option<Progress>>,
+    ) -> Route {
         let early = {
             let mut routes = self.routes();
             let early = routes.claim(&token);
@@ -168,8 +172,8 @@ mod tests {
     fn progress_finds_its_own_call() {
         let listener = Listener::default();
         let (anna, bob) = (watch::Sender::default(), watch::Sender::default());
-        let _anna = listener.route(token(1), anna.clone());
-        let _bob = listener.route(token(2), bob.clone());
+        let _anna = listener.route(token(1), &anna);
+        let _bob = listener.route(token(2), &bob);
         listener.progressed(token(2), step(5.0));
         assert_eq!(*anna.borrow(), None);
         assert_eq!(*bob.borrow(), Some(step(5.0)));
@@ -183,14 +187,14 @@ mod tests {
         }
         assert_eq!(listener.routes().unclaimed.len(), MOST_UNCLAIMED);
         let late = watch::Sender::default();
-        let _late = listener.route(token(999), late.clone());
+        let _late = listener.route(token(999), &late);
         assert_eq!(*late.borrow(), Some(step(1.0)));
     }
 
     #[test]
     fn a_call_that_is_over_is_forgotten() {
         let listener = Listener::default();
-        drop(listener.route(token(1), watch::Sender::default()));
+        drop(listener.route(token(1), &watch::Sender::default()));
         assert!(listener.routes().calls.is_empty());
     }
 }
