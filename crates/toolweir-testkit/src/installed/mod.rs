@@ -88,6 +88,17 @@ impl Server {
     }
 }
 
+/// npm's `@modelcontextprotocol/server-everything` behind the launcher `npx`, which starts a shell, which
+/// starts the server. It is installed before, so that `npx` asks no network.
+///
+/// # Errors
+///
+/// As [`Server::installed`].
+pub async fn everything_behind_npx() -> Result<Program, Error> {
+    let directory = target_directory().join("mcp-servers");
+    npm::behind_npx(&directory, "server-everything", "mcp-server-everything").await
+}
+
 /// A directory's name, which changes with what is installed into it.
 fn name(what: &str, pins: impl Hash) -> String {
     let mut hasher = DefaultHasher::new();

@@ -19,13 +19,34 @@ const FILES: [(&str, &str); 2] = [
 pub(super) async fn installed(directory: &Path, package: &str) -> Result<Program, Error> {
     let node = on_path("node").ok_or_else(|| missing("node"))?;
     let destination = directory.join(name(WHAT, FILES));
-    let script =
-        |package: &str| format!("node_modules/@modelcontextprotocol/{package}/dist/index.js");
     install(WHAT, &destination, &script("server-everything"), ci).await?;
     Ok(Program {
         program: node,
         args: vec![destination.join(script(package)).into()],
     })
+}
+
+/// The same by the name of its command, through `npx`.
+pub(super) async fn behind_npx(
+    directory: &Path,
+    package: &str,
+    command: &str,
+) -> Result<Program, Error> {
+    installed(directory, package).await?;
+    let destination = directory.join(name(WHAT, FILES));
+    Ok(Program {
+        program: on_path("npx").ok_or_else(|| missing("npx"))?,
+        args: vec![
+            "--prefix".into(),
+            destination.into(),
+            "--no-install".into(),
+            command.into(),
+        ],
+    })
+}
+
+fn script(package: &str) -> String {
+    format!("node_modules/@modelcontextprotocol/{package}/dist/index.js")
 }
 
 async fn ci(scratch: PathBuf) -> Result<PathBuf, Error> {
