@@ -195,6 +195,28 @@ async fn restart_ends_the_process_and_the_next_call_starts_another() {
 }
 
 #[tokio::test]
+async fn a_successor_is_not_started_before_the_process_before_it_has_ended() {
+    // It ends neither with its input nor when it is asked to: only when it is killed.
+    let server = StdioServer::new(server_program()).args(["--ignore-eof", "--ignore-sigterm"]);
+    let mcp = on(server);
+    call(&mcp, "echo").await.unwrap();
+    let handle = mcp.handle();
+    let first = handle.state().process_id.unwrap();
+    let grace = Duration::from_millis(600);
+    let restart = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.restart(grace).await }
+    });
+    until("the first is let go", async || !handle.state().connected).await;
+    assert!(runs(first).await, "or this test says nothing");
+    // This call connects while the first is still ending.
+    call(&mcp, "echo").await.unwrap();
+    assert!(!runs(first).await, "two servers at once");
+    assert_eq!(handle.state().starts, 2);
+    restart.await.unwrap();
+}
+
+#[tokio::test]
 async fn shutdown_waits_for_a_restart_that_still_ends_the_process() {
     let flags = "--ignore-sigterm --ignore-eof";
     let (mcp, processes) = behind_a_shell("restarting", flags).await;
