@@ -15,9 +15,10 @@ use rmcp::{
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, Implementation,
         InitializeRequestParams, InitializeResult, ListToolsResult, PaginatedRequestParams,
-        ProtocolVersion, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
+        ProtocolVersion, ServerCapabilities, ServerConfig, SubscriptionFilter, Tool,
+        ToolAnnotations, ToolListChangedNotification,
     },
-    service::{NotificationContext, Peer, RequestContext},
+    service::{NotificationContext, Peer, RequestContext, SubscriptionContext, SubscriptionSink},
 };
 use tokio::{sync::watch, task::yield_now, time::sleep};
 use toolweir_mcp::{McpService, ToolCall};
@@ -38,6 +39,8 @@ struct Shared {
     /// Whether it knows the protocol of 2026-07-28 alone.
     modern_alone: bool,
     peer: watch::Sender<Option<Peer<RoleServer>>>,
+    /// Who listens, in the protocol of 2026-07-28.
+    sink: watch::Sender<Option<SubscriptionSink>>,
 }
 
 impl ServerHandler for Changing {
@@ -65,6 +68,19 @@ impl ServerHandler for Changing {
 
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
         self.shared.peer.send_replace(Some(context.peer));
+    }
+
+    fn accepted_subscription_filter(
+        &self,
+        requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
+        Some(requested.clone())
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        self.shared.sink.send_replace(Some(context.sink().clone()));
+        context.cancelled().await;
+        Ok(())
     }
 
     async fn list_tools(
@@ -214,6 +230,15 @@ async fn a_server_that_knows_the_newest_protocol_alone_is_spoken_to_in_it() {
     assert_eq!(handle.list_tools().await.unwrap().len(), 1);
     handle.ping().await.unwrap();
     assert_eq!(handle.state().starts, 1);
+
+    *server.shared.read_only.lock().unwrap() = true;
+    let mut sinks = server.shared.sink.subscribe();
+    let sink = sinks.wait_for(Option::is_some).await.unwrap().clone();
+    let changed = ToolListChangedNotification::default();
+    sink.unwrap().send(changed.into()).await.unwrap();
+    while !handle.hints("play").is_repeatable() {
+        sleep(Duration::from_millis(100)).await;
+    }
 
     handle.restart(Duration::from_secs(1)).await;
     mcp.oneshot(ToolCall::new("play")).await.unwrap();

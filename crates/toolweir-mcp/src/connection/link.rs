@@ -12,7 +12,8 @@ use std::{
 };
 
 use rmcp::{
-    ClientCacheConfig, Peer, RoleClient, ServiceError, model::Tool,
+    ClientCacheConfig, Peer, RoleClient, ServiceError,
+    model::{SubscriptionFilter, Tool},
     service::RunningServiceCancellationToken,
 };
 use tokio::{
@@ -195,6 +196,25 @@ impl Link {
             return Ok(known.tools);
         }
         Ok(self.read_catalogue().await?.tools)
+    }
+
+    /// Tells the listener of changes of the tools, as long as the server keeps the subscription; `None`
+    /// where the server has none to offer, or tells without one.
+    pub(crate) fn subscribe(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let info = self.peer.peer_info()?;
+        let tools = info.capabilities.tools.as_ref()?;
+        let subscribes =
+            tools.list_changed == Some(true) && !info.protocol_version.has_initialize();
+        let (peer, listener) = (self.peer.clone(), self.listener.clone());
+        subscribes.then_some(async move {
+            let changes = SubscriptionFilter::builder().tools_list_changed().build();
+            let Ok(mut subscription) = peer.listen(changes).await else {
+                return;
+            };
+            while let Ok(Some(_)) = subscription.next().await {
+                listener.tools_have_changed();
+            }
+        })
     }
 
     /// Returns when the list of tools should be read again: the server says that it has changed, or

@@ -49,6 +49,10 @@ impl Listener {
         self.heard.tools_changed.subscribe()
     }
 
+    pub(crate) fn tools_have_changed(&self) {
+        self.heard.tools_changed.send_replace(());
+    }
+
     /// Hands the progress of a call to `to` until the route is dropped.
     pub(crate) fn route(
         &self,
@@ -144,7 +148,7 @@ impl ClientHandler for Listener {
     }
 
     async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
-        self.heard.tools_changed.send_replace(());
+        self.tools_have_changed();
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use rmcp::ServiceError;
 use tokio::{
     sync::{oneshot, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use toolweir_core::time::saturating_add;
 
@@ -24,6 +24,8 @@ use crate::ToolHints;
 
 /// A lost connection's process has ended already, or is of no more use.
 const LOST_GRACE: Duration = Duration::from_secs(2);
+/// After a subscription has ended, how long until there is another.
+const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// What an end may take beyond its grace, until a killed process is seen to be gone.
 const KILLED_WITHIN: Duration = Duration::from_secs(6);
 /// How long a connection that is stopped for idleness has to end.
@@ -455,6 +457,7 @@ async fn keep(
 ) {
     let mut idle = pin!(Link::idle_for(link.clone(), stop_after));
     let mut reading = pin!(read_on(shared.clone(), link.clone()));
+    let mut listening = pin!(listen_on(link.clone()));
     loop {
         tokio::select! {
             biased;
@@ -468,6 +471,7 @@ async fn keep(
                 idle.set(Link::idle_for(link.clone(), stop_after));
             }
             () = &mut reading => {}
+            () = &mut listening => {}
         }
     }
     if let Some(shared) = shared.upgrade() {
@@ -488,6 +492,19 @@ async fn read_on(shared: Weak<Shared>, link: Weak<Link>) {
             return pending().await;
         };
         let _ = timeout(shared.settings.connect_timeout, shared.read_hints(&link)).await;
+    }
+}
+
+/// Hears of changes of the tools where a server tells of them to subscribers alone, as those of
+/// 2026-07-28 do. Elsewhere they come unasked.
+async fn listen_on(link: Weak<Link>) {
+    loop {
+        let Some(subscribing) = link.upgrade().and_then(|link| link.subscribe()) else {
+            return pending().await;
+        };
+        subscribing.await;
+        // It ended, or was not taken. A server that does so all the time is not asked all the time.
+        sleep(SUBSCRIBE_AGAIN_AFTER).await;
     }
 }
 
