@@ -1,12 +1,18 @@
 //! What a result says about the server: computed once, where the answer arrives.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use rmcp::model::{CallToolResult, ErrorData};
+use rmcp::{
+    ServiceError,
+    model::{CallToolResult, ErrorData},
+};
 use serde_json::{Map, Value};
 use toolweir_core::{Classify, Delivery, Observation, Outcome};
 
-use crate::{ToolError, ToolResponse};
+use crate::{ToolError, ToolResponse, connection::is_loss};
 
 /// No server's word counts for longer than this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -78,6 +84,51 @@ impl TextRules {
             retry_after: retry_after_in(&text),
         })
     }
+}
+
+/// What became of a call that rmcp answers with an error. A date to come back is read at `now`.
+pub(crate) fn of_service_error(
+    server: &Arc<str>,
+    tool: &Arc<str>,
+    error: ServiceError,
+    now: SystemTime,
+) -> ToolError {
+    let _ = now;
+    match error {
+        ServiceError::McpError(error) => ToolError::Protocol {
+            tool: tool.clone(),
+            error: Arc::new(error),
+        },
+        error if is_loss(&error) => ToolError::ConnectionLost {
+            server: server.clone(),
+            tool: tool.clone(),
+        },
+        error => ToolError::Transport {
+            server: server.clone(),
+            delivery: Delivery::Ambiguous,
+            source: Arc::new(error),
+        },
+    }
+}
+
+/// Whether the server has answered that it does not know the session, so that the call was not made.
+pub(crate) const fn is_session_lost(error: &ServiceError) -> bool {
+    let _ = error;
+    false
+}
+
+/// What an HTTP status that is no success says.
+pub(crate) const fn of_http_status(status: u16, retry_after: Option<Duration>) -> Observation {
+    let outcome = match status {
+        429 => Outcome::Throttled { retry_after },
+        // Overloaded, and it says for how long.
+        503 if retry_after.is_some() => Outcome::Throttled { retry_after },
+        401 | 403 => Outcome::Unauthorized,
+        // The server gave up waiting for a request that may have come in whole.
+        408 | 500..=599 => return Observation::new(Outcome::Failure, Delivery::Ambiguous),
+        _ => Outcome::Ignored,
+    };
+    Observation::new(outcome, Delivery::NotSent)
 }
 
 /// What a tool's result says. `isError` alone is the caller's mistake or a business error.

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use rmcp::model::ErrorData;
-use toolweir_core::{AsRejection, Delivery, Observation, Outcome, Rejection};
+use toolweir_core::{AsRejection, Delivery, Observation, Outcome, Rejection, error_text};
 
 use crate::{classify, connection::ConnectError, hostile::Quoted};
 
@@ -57,10 +57,34 @@ pub enum ToolError {
         /// The tool's name.
         tool: Arc<str>,
     },
+    /// The server answered with an HTTP status that is no success.
+    Http {
+        /// The server's name.
+        server: Arc<str>,
+        /// The tool's name.
+        tool: Arc<str>,
+        /// The status.
+        status: u16,
+        /// When the server takes calls again, by its own word.
+        retry_after: Option<Duration>,
+        /// What it was read from.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// The answer is larger than is read. The tool was executed.
+    TooLarge {
+        /// The server's name.
+        server: Arc<str>,
+        /// The tool's name.
+        tool: Arc<str>,
+        /// How many bytes an answer may have.
+        limit: usize,
+    },
     /// The transport failed, or the answer is none of the protocol's.
     Transport {
         /// The server's name.
         server: Arc<str>,
+        /// Whether the request had been sent by then.
+        delivery: Delivery,
         /// What went wrong.
         source: Arc<dyn Error + Send + Sync>,
     },
@@ -78,6 +102,8 @@ impl ToolError {
             Self::Protocol { .. } => "protocol",
             Self::InputRequired { .. } => "input-required",
             Self::TaskReply { .. } => "task-reply",
+            Self::Http { .. } => "http",
+            Self::TooLarge { .. } => "too-large",
             Self::Transport { .. } => "transport",
         }
     }
@@ -89,10 +115,17 @@ impl ToolError {
         match self {
             Self::Refused(_) => Observation::new(Outcome::Ignored, Delivery::NotSent),
             Self::Unavailable { .. } => failure(Delivery::NotSent),
-            Self::ConnectionLost { .. } | Self::Transport { .. } => failure(Delivery::Ambiguous),
-            Self::TimedOut { delivery, .. } => failure(*delivery),
+            Self::ConnectionLost { .. } => failure(Delivery::Ambiguous),
+            Self::TimedOut { delivery, .. } | Self::Transport { delivery, .. } => {
+                failure(*delivery)
+            }
             Self::Protocol { error, .. } => classify::of_rpc_error(error),
-            Self::InputRequired { .. } | Self::TaskReply { .. } => {
+            Self::Http {
+                status,
+                retry_after,
+                ..
+            } => classify::of_http_status(*status, *retry_after),
+            Self::InputRequired { .. } | Self::TaskReply { .. } | Self::TooLarge { .. } => {
                 Observation::new(Outcome::Ignored, Delivery::Executed)
             }
         }
@@ -138,43 +171,94 @@ impl fmt::Display for ToolError {
             } => {
                 match source {
                     Some(error) => write!(f, "{error}")?,
-                    None => write!(
-                        f,
-                        "the attempt to connect to MCP server {server:?} broke off"
-                    )?,
+                    None => {
+                        let server = Quoted(server);
+                        write!(f, "the attempt to connect to MCP server {server} broke off")?;
+                    }
                 }
-                match retry_after {
-                    Some(wait) => write!(f, "; it is tried again in {wait:.1?}"),
-                    None => Ok(()),
-                }
+                write_wait(f, "it is tried again", *retry_after)
             }
-            Self::ConnectionLost { server, tool } => write!(
-                f,
-                "the connection to MCP server {server:?} was lost while tool {tool:?} was called"
-            ),
-            Self::TimedOut { tool, after, .. } => {
-                write!(f, "tool {tool:?} did not answer within {after:.1?}")
+            Self::Http {
+                server,
+                tool,
+                status,
+                retry_after,
+                ..
+            } => {
+                let (server, tool) = (Quoted(server), Quoted(tool));
+                write!(f, "MCP server {server} answered tool {tool} with ")?;
+                write!(f, "HTTP status {status}")?;
+                write_wait(f, "it takes calls again", *retry_after)
             }
-            Self::Protocol { tool, error } => write!(
+            Self::Transport { server, source, .. } => write!(
                 f,
-                "the server answered tool {tool:?} with error {}: {}",
-                error.code.0,
-                Quoted(&error.message)
+                "the exchange with MCP server {} failed: {}",
+                Quoted(server),
+                error_text(source.as_ref())
             ),
-            Self::InputRequired { tool } => write!(
-                f,
-                "tool {tool:?} asks for further input, which a worker cannot give"
-            ),
-            Self::TaskReply { tool } => write!(
-                f,
-                "tool {tool:?} was made a task by the server, which is not supported"
-            ),
-            Self::Transport { server, source } => write!(
-                f,
-                "the exchange with MCP server {server:?} failed: {}",
-                Quoted(&source.to_string())
-            ),
+            _ => self.write_of_tool(f),
         }
+    }
+}
+
+impl ToolError {
+    /// What is told of a tool alone.
+    fn write_of_tool(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConnectionLost { server, tool } => {
+                let (server, tool) = (Quoted(server), Quoted(tool));
+                write!(
+                    f,
+                    "the connection to MCP server {server} was lost while tool {tool} was called"
+                )
+            }
+            Self::TimedOut { tool, after, .. } => {
+                write!(f, "tool {} did not answer within {after:.1?}", Quoted(tool))
+            }
+            Self::Protocol { tool, error } => {
+                let (tool, said) = (Quoted(tool), Quoted(&error.message));
+                write!(
+                    f,
+                    "the server answered tool {tool} with error {}: {said}",
+                    error.code.0
+                )
+            }
+            Self::InputRequired { tool } => {
+                let tool = Quoted(tool);
+                write!(
+                    f,
+                    "tool {tool} asks for further input, which a worker cannot give"
+                )
+            }
+            Self::TaskReply { tool } => {
+                let tool = Quoted(tool);
+                write!(
+                    f,
+                    "tool {tool} was made a task by the server, which is not supported"
+                )
+            }
+            Self::TooLarge {
+                server,
+                tool,
+                limit,
+            } => {
+                let (server, tool) = (Quoted(server), Quoted(tool));
+                write!(
+                    f,
+                    "tool {tool} was executed, but the answer of MCP server {server} is larger \
+                     than the {limit} bytes that are read; ask it for less, or raise `max_response_bytes`"
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The time to come back, if there is one.
+fn write_wait(f: &mut fmt::Formatter<'_>, what: &str, wait: Option<Duration>) -> fmt::Result {
+    match wait {
+        Some(wait) => write!(f, "; {what} in {wait:.1?}"),
+        None => Ok(()),
     }
 }
 
@@ -185,7 +269,7 @@ impl Error for ToolError {
             Self::Unavailable { source, .. } => source
                 .as_deref()
                 .map(|source| source as &(dyn Error + 'static)),
-            Self::Transport { source, .. } => Some(source.as_ref()),
+            Self::Http { source, .. } | Self::Transport { source, .. } => Some(source.as_ref()),
             _ => None,
         }
     }

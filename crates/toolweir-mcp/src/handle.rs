@@ -6,7 +6,7 @@ use rmcp::model::{ClientRequest, PingRequest, Tool};
 use serde::Serialize;
 use tokio::time::Instant;
 use toolweir_core::{
-    ReportState, StateReport,
+    Delivery, ReportState, StateReport,
     time::{millis, millis_ceil},
 };
 
@@ -242,6 +242,7 @@ impl McpHandle {
         manager.failed(link.generation, &error);
         ToolError::Transport {
             server: self.pool.settings.name.clone(),
+            delivery: Delivery::Ambiguous,
             source: Arc::new(error),
         }
     }

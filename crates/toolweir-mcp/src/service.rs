@@ -6,10 +6,10 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use rmcp::{ServiceError, model::CallToolResponse};
+use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
 use toolweir_core::{BoxFuture, Delivery, Reason, Rejection, time::saturating_add};
 use tower_service::Service;
@@ -17,7 +17,8 @@ use tower_service::Service;
 use crate::{
     McpHandle, McpServiceBuilder, TextRules, ToolCall, ToolError, ToolResponse,
     call::Marks,
-    connection::{ConnectError, Link, Manager, NoLink, NoManager, Pool, UnderWay, is_loss},
+    classify::{is_session_lost, of_service_error},
+    connection::{ConnectError, Link, Manager, NoLink, NoManager, Pool, UnderWay},
     request,
 };
 
@@ -151,7 +152,7 @@ async fn exchange(
         sessions += 1;
         // A server that does not know the session has not done the work: that is no repetition.
         if !is_session_lost(&error) || sessions == MOST_CLOSED {
-            return Err(failed(name, tool, error));
+            return Err(of_service_error(name, &tool, error, SystemTime::now()));
         }
     }
 }
@@ -236,28 +237,5 @@ pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
         server: server.clone(),
         retry_after,
         source,
-    }
-}
-
-/// Whether the server has answered that it does not know the session.
-fn is_session_lost(error: &ServiceError) -> bool {
-    let _ = error;
-    false
-}
-
-fn failed(server: &Arc<str>, tool: Arc<str>, error: ServiceError) -> ToolError {
-    match error {
-        ServiceError::McpError(error) => ToolError::Protocol {
-            tool,
-            error: Arc::new(error),
-        },
-        error if is_loss(&error) => ToolError::ConnectionLost {
-            server: server.clone(),
-            tool,
-        },
-        error => ToolError::Transport {
-            server: server.clone(),
-            source: Arc::new(error),
-        },
     }
 }
