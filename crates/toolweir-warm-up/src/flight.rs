@@ -71,13 +71,23 @@ impl fmt::Debug for Plan {
 fn not_done(name: &str, error: &BoxError) -> Landed {
     let text = error_text(&**error);
     let text = format!("step {name:?}: {text}").into();
-    match error.as_rejection().map(Rejection::retry_after) {
-        Some(retry_after) => Landed::Refused {
+    match error.as_rejection() {
+        Some(rejection) => Landed::Refused {
             error: text,
-            retry_after,
+            rejection: in_step(name, rejection),
         },
         None => Landed::Failed { error: text },
     }
+}
+
+/// The refusal of a layer further in, as calls are told of it: its own, and where it was met.
+fn in_step(name: &str, rejection: &Rejection) -> Rejection {
+    let mut detail = format!("step {name:?} of the warm-up");
+    if let Some(said) = rejection.detail() {
+        detail.push_str(": ");
+        detail.push_str(said);
+    }
+    rejection.clone().with_detail(detail)
 }
 
 fn failed(error: String) -> Landed {

@@ -35,7 +35,8 @@ impl WarmUpHandle {
     ///
     /// # Errors
     ///
-    /// The rejection that a call would have got, with the last error and the time to come back.
+    /// The rejection that a call would have got, with the last error and the time to come back; or the
+    /// refusal of a layer further in that a step met.
     pub async fn warm_up(&self) -> Result<(), Rejection> {
         let patience = self.shared.plan().config.timeout.saturating_mul(2);
         let limit = Limit {

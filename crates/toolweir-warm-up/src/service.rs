@@ -78,7 +78,8 @@ impl<S, F> WarmedUp<S, F> {
 
 pub(crate) fn with_key(rejection: Rejection, name: &Option<Arc<str>>) -> Rejection {
     match name {
-        Some(name) => rejection.with_key(name.clone()),
-        None => rejection,
+        // The refusal of a layer further in has a key of its own.
+        Some(name) if rejection.key().is_none() => rejection.with_key(name.clone()),
+        _ => rejection,
     }
 }

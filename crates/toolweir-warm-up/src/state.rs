@@ -26,6 +26,8 @@ pub(crate) struct Machine {
     /// The number of the newest warm-up. Whatever an older one says is of no interest.
     newest: u64,
     failures: u32,
+    /// How many refusals in a row, since the last success, said no time to come back.
+    untimed: u32,
     last_error: Option<Arc<str>>,
 }
 
@@ -41,9 +43,10 @@ enum Phase {
         took: Duration,
         epoch: u64,
     },
-    /// Nothing is tried after a failure.
+    /// Nothing is tried after a failure, or after this refusal.
     Resting {
         until: Instant,
+        refusal: Option<Rejection>,
     },
 }
 
@@ -72,7 +75,7 @@ pub(crate) enum Landed {
     /// A layer further in refused a step. That is no failure of the server's.
     Refused {
         error: Arc<str>,
-        retry_after: Option<Duration>,
+        rejection: Rejection,
     },
 }
 
@@ -83,6 +86,7 @@ impl Machine {
             phase: Phase::Cold,
             newest: 0,
             failures: 0,
+            untimed: 0,
             last_error: None,
         }
     }
@@ -92,7 +96,7 @@ impl Machine {
             Phase::Cold => Verdict::Start,
             Phase::Warming { .. } => Verdict::Join,
             Phase::Warm { .. } => Verdict::Warm,
-            Phase::Resting { until } if now < until => Verdict::Refuse(until - now),
+            Phase::Resting { until, .. } if now < until => Verdict::Refuse(until - now),
             Phase::Resting { .. } => Verdict::Start,
         }
     }
@@ -133,6 +137,7 @@ impl Machine {
         match landed {
             Landed::Warm { epoch } => {
                 self.failures = 0;
+                self.untimed = 0;
                 self.last_error = None;
                 self.phase = Phase::Warm {
                     since: now,
@@ -143,12 +148,16 @@ impl Machine {
             Landed::Failed { error } => {
                 let rest = self.backoff();
                 self.failures = self.failures.saturating_add(1);
-                self.rest(error, rest, now);
+                self.rest(error, rest, None, now);
             }
-            Landed::Refused { error, retry_after } => {
-                let rest = retry_after.unwrap_or(self.config.initial_backoff);
+            Landed::Refused { error, rejection } => {
+                let rest = rejection.retry_after().unwrap_or_else(|| {
+                    let rest = self.backoff();
+                    self.untimed = self.untimed.saturating_add(1);
+                    rest
+                });
                 let rest = rest.clamp(Duration::from_millis(1), LONGEST_REST);
-                self.rest(error, rest, now);
+                self.rest(error, rest, Some(rejection), now);
             }
         }
         true
@@ -158,6 +167,7 @@ impl Machine {
     pub(crate) fn invalidate(&mut self) {
         self.phase = Phase::Cold;
         self.failures = 0;
+        self.untimed = 0;
     }
 
     /// The epoch has moved on from `stamp`, where the layer took it to be warm.
@@ -186,13 +196,26 @@ impl Machine {
                 let left = self.config.timeout.saturating_sub(elapsed).max(MOMENT);
                 elapsed.clamp(MOMENT, left)
             }
-            Phase::Resting { until } => until.saturating_duration_since(now).max(MOMENT),
+            Phase::Resting { until, .. } => until.saturating_duration_since(now).max(MOMENT),
             Phase::Cold | Phase::Warm { .. } => MOMENT,
         }
     }
 
-    /// The refusal of a call that came while nothing is tried.
+    /// The refusal of a call that came while nothing is tried. A layer further in has said itself why,
+    /// and where only a person can mend it there is no time to come back.
     pub(crate) fn failed(&self, retry_after: Duration) -> Rejection {
+        if let Phase::Resting {
+            refusal: Some(refusal),
+            ..
+        } = &self.phase
+        {
+            let refusal = refusal.clone();
+            return if refusal.reason().is_terminal() {
+                refusal
+            } else {
+                refusal.with_retry_after(retry_after)
+            };
+        }
         let rejection = Rejection::new(LAYER, Reason::WarmUpFailed).with_retry_after(retry_after);
         match &self.last_error {
             Some(error) => rejection.with_detail(error.to_string()),
@@ -236,7 +259,7 @@ impl Machine {
                 state.since_ms = age(*since);
                 state.took_ms = Some(millis(*took));
             }
-            Phase::Resting { until } => {
+            Phase::Resting { until, .. } => {
                 state.warmth = Warmth::Failed;
                 let left = until.saturating_duration_since(now);
                 state.retry_after_ms = Some(millis_ceil(left));
@@ -246,17 +269,19 @@ impl Machine {
     }
 
     fn backoff(&self) -> Duration {
-        let factor = 2_u32.saturating_pow(self.failures);
+        let in_a_row = self.failures.saturating_add(self.untimed);
+        let factor = 2_u32.saturating_pow(in_a_row);
         self.config
             .initial_backoff
             .saturating_mul(factor)
             .min(self.config.max_backoff)
     }
 
-    fn rest(&mut self, error: Arc<str>, rest: Duration, now: Instant) {
+    fn rest(&mut self, error: Arc<str>, rest: Duration, refusal: Option<Rejection>, now: Instant) {
         self.last_error = Some(error);
         self.phase = Phase::Resting {
             until: saturating_add(now, rest),
+            refusal,
         };
     }
 }
@@ -275,6 +300,36 @@ mod tests {
         Landed::Failed {
             error: "down".into(),
         }
+    }
+
+    fn refused(reason: Reason, retry_after: Option<Duration>) -> Landed {
+        let mut rejection = Rejection::new("further-in", reason);
+        if let Some(retry_after) = retry_after {
+            rejection = rejection.with_retry_after(retry_after);
+        }
+        Landed::Refused {
+            error: "refused".into(),
+            rejection,
+        }
+    }
+
+    #[test]
+    fn refusals_without_a_time_are_tried_less_and_less_often() {
+        let mut now = Instant::now();
+        let mut machine = machine();
+        for millis in [500, 1000, 2000, 4000] {
+            let number = machine.begin(now);
+            machine.land(number, refused(Reason::ShuttingDown, None), now);
+            let rest = Duration::from_millis(millis);
+            assert_eq!(machine.verdict(now), Verdict::Refuse(rest));
+            now += rest;
+        }
+        let number = machine.begin(now);
+        machine.land(number, Landed::Warm { epoch: 0 }, now);
+        machine.outdate(0);
+        let number = machine.begin(now);
+        machine.land(number, refused(Reason::ShuttingDown, None), now);
+        assert_eq!(machine.verdict(now), Verdict::Refuse(SECOND / 2));
     }
 
     #[test]
@@ -316,12 +371,7 @@ mod tests {
         ] {
             let mut machine = machine();
             let number = machine.begin(now);
-            let error = "quota".into();
-            let refused = Landed::Refused {
-                error,
-                retry_after: asked,
-            };
-            machine.land(number, refused, now);
+            machine.land(number, refused(Reason::QuotaSpent, asked), now);
             assert_eq!(machine.verdict(now), Verdict::Refuse(rest));
             assert_eq!(machine.verdict(now + rest), Verdict::Start);
         }

@@ -432,10 +432,54 @@ async fn a_refusal_further_in_is_no_failure() {
     let script = Script::of([End::Refused(refusal)]);
     let layer = script.layer();
     let refused = rejection(call(&layer).await);
-    assert_eq!(refused.reason(), Reason::WarmUpFailed);
     assert_eq!(refused.retry_after(), Some(5 * SECOND));
     assert_eq!(layer.handle().state().failures, 0);
     sleep(5 * SECOND).await;
+    call(&layer).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_further_in_keeps_its_layer_reason_and_key() {
+    let refusal = Rejection::new("rate-limit", Reason::QuotaSpent)
+        .with_key("songs")
+        .with_retry_after(5 * SECOND);
+    let script = Script::of([End::Refused(refusal)]);
+    let layer = script.layer().name("music");
+    rejection(call(&layer).await);
+    sleep(2 * SECOND).await;
+    let refused = rejection(call(&layer).await);
+    assert_eq!(
+        (refused.layer(), refused.reason(), refused.key()),
+        ("rate-limit", Reason::QuotaSpent, Some("songs"))
+    );
+    assert_eq!(refused.detail(), Some(r#"step "warm-up" of the warm-up"#));
+    assert_eq!(refused.retry_after(), Some(3 * SECOND), "what is left");
+    assert_eq!(script.runs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_a_person_can_mend_has_no_time_to_come_back() {
+    let spent = || Rejection::new("mcp", Reason::RestartsSpent).with_detail("exit status 3");
+    let script = Script::of([End::Refused(spent()), End::Refused(spent())]);
+    let layer = script.layer().name("music");
+    let refused = rejection(call(&layer).await);
+    assert_eq!(refused.reason(), Reason::RestartsSpent);
+    assert_eq!(
+        (refused.key(), refused.retry_after()),
+        (Some("music"), None)
+    );
+    assert_eq!(
+        refused.detail(),
+        Some(r#"step "warm-up" of the warm-up: exit status 3"#)
+    );
+    // It is looked at again all the same, less and less often: a person may have mended it.
+    sleep(SECOND).await;
+    rejection(call(&layer).await);
+    assert_eq!(script.runs(), 2);
+    sleep(SECOND).await;
+    rejection(call(&layer).await);
+    assert_eq!(script.runs(), 2);
+    sleep(SECOND).await;
     call(&layer).await.unwrap();
 }
 
