@@ -1,6 +1,6 @@
 //! One probe, in a task of its own.
 
-use std::{borrow::Cow, sync::Weak};
+use std::{borrow::Cow, sync::Weak, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -9,6 +9,7 @@ use tokio::{
 use toolweir_core::{AsRejection as _, BoxError, Rejection, error_text};
 
 use crate::{
+    Probe,
     shared::Shared,
     state::{Failure, Landed},
 };
@@ -37,18 +38,26 @@ impl Flight {
         let probe = shared.probe().clone();
         let limit = shared.config().timeout;
         runtime.spawn(async move {
-            let landed = match timeout(limit, probe.probe()).await {
-                Ok(Ok(())) => Landed::Well {
-                    latency: self.began.elapsed(),
-                },
-                Ok(Err(error)) => self.not_well(&error),
-                Err(_) => self.failed(
-                    format!("the probe took longer than {limit:?}").into(),
-                    "probe-timed-out",
-                ),
+            let landed = if probe.is_dormant() {
+                Landed::Dormant
+            } else {
+                self.probe(&*probe, limit).await
             };
             self.finish(landed);
         });
+    }
+
+    async fn probe(&self, probe: &dyn Probe, limit: Duration) -> Landed {
+        match timeout(limit, probe.probe()).await {
+            Ok(Ok(())) => Landed::Well {
+                latency: self.began.elapsed(),
+            },
+            Ok(Err(error)) => self.not_well(&error),
+            Err(_) => self.failed(
+                format!("the probe took longer than {limit:?}").into(),
+                "probe-timed-out",
+            ),
+        }
     }
 
     fn not_well(&self, error: &BoxError) -> Landed {

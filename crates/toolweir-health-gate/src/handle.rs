@@ -34,7 +34,8 @@ impl HealthGateHandle {
 
     /// Says that the server was stopped because nobody called it. Calls pass, and it is not probed.
     ///
-    /// The result of the first call then tells what it is.
+    /// The result of the first call then tells what it is. A probe that knows
+    /// ([`Probe::is_dormant`](crate::Probe::is_dormant)) says so itself.
     pub fn set_dormant(&self) {
         self.shared.set(Health::Dormant);
     }
@@ -79,7 +80,7 @@ pub struct HealthGateState {
     pub successes: u32,
     /// Whether a probe is in flight.
     pub is_probing: bool,
-    /// How many probes were started.
+    /// How many probes were started, those included that found the server dormant.
     pub probes: u64,
     /// How long the last probe took.
     pub latency_ms: Option<u64>,

@@ -14,11 +14,21 @@ use toolweir_core::{BoxError, BoxFuture};
 pub trait Probe: Send + Sync {
     /// Asks the server. `Ok` if it is well.
     fn probe(&self) -> BoxFuture<'_, Result<(), BoxError>>;
+
+    /// Whether the server was stopped because nobody called it, so that a probe would start it. It is
+    /// asked before each probe, and must not block. By default it was not.
+    fn is_dormant(&self) -> bool {
+        false
+    }
 }
 
 impl<T: Probe + ?Sized> Probe for Arc<T> {
     fn probe(&self) -> BoxFuture<'_, Result<(), BoxError>> {
         (**self).probe()
+    }
+
+    fn is_dormant(&self) -> bool {
+        (**self).is_dormant()
     }
 }
 

@@ -67,6 +67,8 @@ pub(crate) enum Landed {
     Refused {
         retry_after: Option<Duration>,
     },
+    /// The server was stopped because nobody called it, and was left so.
+    Dormant,
 }
 
 /// What is to be done with a call.
@@ -172,7 +174,21 @@ impl Machine {
                 let rest = rest.clamp(Duration::from_millis(1), LONGEST_REST);
                 self.due_at = Some(saturating_add(now, rest));
             }
+            Landed::Dormant => self.fall_asleep(),
         }
+    }
+
+    /// The server was found to be stopped. A call that comes to wake it counts, unless the gate opens
+    /// with this.
+    fn fall_asleep(&mut self) {
+        if self.gate() != Gate::Open {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        self.enter(Health::Dormant);
+        self.failures = 0;
+        self.due_at = None;
+        self.known_since = None;
+        self.latency = None;
     }
 
     /// A call that was let through in this generation is over.

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -14,8 +14,8 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 use toolweir_core::{
-    AsRejection, BoxError, CheckHealth, Delivery, Health, Observation, Outcome, Reason, Rejection,
-    ReportState as _,
+    AsRejection, BoxError, BoxFuture, CheckHealth, Delivery, Health, Observation, Outcome, Reason,
+    Rejection, ReportState as _,
 };
 use toolweir_health_gate::{
     HealthGateConfig, HealthGateConfigBuilder, HealthGateLayer, Probe, UnknownPolicy, probe_fn,
@@ -512,6 +512,80 @@ async fn a_dormant_server_is_not_probed_and_calls_pass() {
     waking.await.unwrap().unwrap();
     assert_eq!(handle.state().health, Health::Healthy);
     assert_eq!(script.probes(), probes);
+}
+
+/// A server that can be asleep, and counts what would wake it.
+#[derive(Clone, Default)]
+struct Sleeper {
+    asleep: Arc<AtomicBool>,
+    down: Arc<AtomicBool>,
+    probes: Arc<AtomicUsize>,
+}
+
+impl Probe for Sleeper {
+    fn probe(&self) -> BoxFuture<'_, Result<(), BoxError>> {
+        self.probes.fetch_add(1, Ordering::SeqCst);
+        let down = self.down.load(Ordering::SeqCst);
+        Box::pin(async move { if down { Err("down".into()) } else { Ok(()) } })
+    }
+
+    fn is_dormant(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_found_dormant_is_not_probed_until_a_call_has_woken_it() {
+    let server = Sleeper::default();
+    let layer = HealthGateLayer::new(builder().build().unwrap(), server.clone());
+    let handle = layer.handle();
+    assert_eq!(handle.check_health().await.health, Health::Healthy);
+    server.asleep.store(true, Ordering::SeqCst);
+    sleep(11 * SECOND).await;
+
+    let report = handle.check_health().await;
+    assert_eq!((report.health, report.is_healthy), (Health::Dormant, true));
+    sleep(100 * SECOND).await;
+    assert_eq!(handle.check_health().await.health, Health::Dormant);
+    assert_eq!(server.probes.load(Ordering::SeqCst), 1);
+
+    server.asleep.store(false, Ordering::SeqCst);
+    call(&layer, true).unwrap();
+    assert_eq!(handle.state().health, Health::Healthy);
+    sleep(11 * SECOND).await;
+    handle.check_health().await;
+    assert_eq!(server.probes.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_call_that_wakes_a_server_counts_though_it_started_the_probe() {
+    let server = Sleeper::default();
+    server.asleep.store(true, Ordering::SeqCst);
+    let layer = HealthGateLayer::new(builder().build().unwrap(), server.clone());
+    let waking = slow_call(&layer, SECOND, true);
+    sleep(SECOND / 2).await;
+    assert_eq!(layer.handle().state().health, Health::Dormant);
+    waking.await.unwrap().unwrap();
+    assert_eq!(layer.handle().state().health, Health::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhealthy_server_that_was_stopped_is_let_wake() {
+    let server = Sleeper::default();
+    server.down.store(true, Ordering::SeqCst);
+    let layer = HealthGateLayer::new(
+        builder().failure_threshold(1).build().unwrap(),
+        server.clone(),
+    );
+    let handle = layer.handle();
+    assert_eq!(handle.check_health().await.health, Health::Unhealthy);
+    server.asleep.store(true, Ordering::SeqCst);
+    sleep(11 * SECOND).await;
+    // This one is still refused, and has it looked at.
+    rejection(call(&layer, true));
+    sleep(SECOND).await;
+    assert!(handle.state().is_open);
+    call(&layer, true).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
