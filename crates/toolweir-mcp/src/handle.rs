@@ -78,6 +78,12 @@ impl McpHandle {
         }
     }
 
+    /// Whether each principal has a connection of its own.
+    #[must_use]
+    pub fn is_per_principal(&self) -> bool {
+        self.pool.is_per_principal()
+    }
+
     /// The connection's state, all of one moment. One that nobody has asked for yet is not connected.
     #[must_use]
     pub fn state(&self) -> McpState {
