@@ -3,8 +3,29 @@
 //! Outside in: health gate, breaker admission, warm-up, semaphore, token freshness, rate limit,
 //! breaker observation, connection. It refuses before it waits; it waits for a slot before it spends
 //! quota; it spends quota at dispatch, where the breaker observes, so that our own waiting never
-//! counts as the server's slowness. Calls that probes, warm-ups and token sources make go around
-//! the layers that wait for them, through rate limit and observation.
+//! counts as the server's slowness.
+//!
+//! What a stack asks of its own accord goes around the layers that wait for it. The calls of a
+//! server's token tools go through observation alone, since servers do not count them; the warm-up's
+//! first call goes through rate limit and observation; the health gate's ping and the warm-up's
+//! connect go to the connection itself. A server that was stopped because nobody called it is not
+//! pinged: the gate says `Dormant` and stays open, and the next call starts the server and warms it up.
+//!
+//! # A connection for each principal
+//!
+//! Over a connection for each principal
+//! ([`stdio_per_principal`](toolweir_mcp::McpServiceBuilder::stdio_per_principal) and its likes) a
+//! stack is still one: breaker, health, rate limit and the semaphore's permits are shared, so one
+//! principal's failures count against the server, and the permits go round fairly between principals.
+//! A stack for each principal is the way where they should not.
+//!
+//! Its own acts name no principal, and so:
+//! - The health gate pings the connections that there are, and one that does not answer is a failed
+//!   probe. It starts none.
+//! - The warm-up has nothing to connect. A principal's first call starts its server itself: inside the
+//!   semaphore, and in sight of the breaker, to whom a slow start is a slow call. A first call warms
+//!   up the principal that it names, once, and must name one.
+//! - There can be no token tools. A token source of one's own looks after one token, for all.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -180,7 +201,8 @@ impl ToolStackBuilder {
     }
 
     /// A cheap call that belongs to the warm-up, for servers that do half of their start in the
-    /// first one. It is made after connecting and refreshing the token, through the rate limit.
+    /// first one. It is made after connecting and refreshing the token, through the rate limit. Where
+    /// each principal has a connection of its own, it names one.
     pub fn first_call(mut self, call: ToolCall) -> Self {
         self.first_call = Some(call);
         self
@@ -199,7 +221,8 @@ impl ToolStackBuilder {
     }
 
     /// The server holds its own token, and has these tools to look at it and to renew it. They are
-    /// called around the rate limit, because servers do not count them.
+    /// called around the rate limit, because servers do not count them. Where each principal has a
+    /// connection of its own there can be none: their calls name no principal.
     pub fn token_tools(mut self, tools: TokenTools) -> Self {
         self.token = Some(Token::Tools(tools));
         self
@@ -221,17 +244,36 @@ impl ToolStackBuilder {
     ///
     /// # Errors
     ///
-    /// A first call without a warm-up that would make it.
+    /// A first call without a warm-up that would make it. Where each principal has a connection of its
+    /// own: token tools, or a first call without a principal.
     pub fn build(self) -> Result<ToolStack, ConfigError> {
         if self.first_call.is_some() && self.warm_up.is_none() {
             let allowed = "unset where there is no `warm_up`";
             return Err(ConfigError::new("first_call", "set", allowed));
         }
+        self.check_principals()?;
         let layers = Layers::of(self);
         Ok(ToolStack {
             service: layers.service(),
             handles: layers.handles(),
         })
+    }
+
+    /// What would be refused whenever it is called is refused here.
+    fn check_principals(&self) -> Result<(), ConfigError> {
+        if !self.mcp.handle().is_per_principal() {
+            return Ok(());
+        }
+        if matches!(self.token, Some(Token::Tools(_))) {
+            let allowed = "unset where each principal has a connection of its own";
+            return Err(ConfigError::new("token_tools", "set", allowed));
+        }
+        let nobodys = |call: &ToolCall| call.principal().is_none();
+        if self.first_call.as_ref().is_some_and(nobodys) {
+            let allowed = "a call with a principal where each has a connection of its own";
+            return Err(ConfigError::new("first_call", "one without", allowed));
+        }
+        Ok(())
     }
 }
 
@@ -388,6 +430,10 @@ struct Ping(McpHandle);
 impl Probe for Ping {
     fn probe(&self) -> BoxFuture<'_, Result<(), BoxError>> {
         Box::pin(async { Ok(self.0.ping().await?) })
+    }
+
+    fn is_dormant(&self) -> bool {
+        self.0.state().dormant
     }
 }
 

@@ -11,8 +11,13 @@ use std::{pin::pin, task::Context, time::Duration};
 use tokio::time::{advance, sleep};
 use toolweir::{
     circuit_breaker::CircuitBreakerConfig,
-    core::{AsRejection as _, Delivery, Outcome, Reason, Rejection, ReportState as _},
-    mcp::{McpService, TokenTools, ToolCall, ToolError, ToolResponse, ToolService},
+    core::{
+        AsRejection as _, BoxError, Delivery, Health, Outcome, Reason, Rejection, ReportState as _,
+    },
+    mcp::{
+        McpService, McpServiceBuilder, PRINCIPAL_META, TokenTools, ToolCall, ToolError,
+        ToolResponse, ToolService,
+    },
     rate_limit::RateLimitConfig,
     stack::{ToolStack, ToolStackBuilder},
     warm_up::Warmth,
@@ -23,15 +28,43 @@ use tower::ServiceExt as _;
 const LIFE: Duration = Duration::from_secs(3600);
 
 fn over(server: &ScriptedServer) -> ToolStackBuilder {
+    ToolStack::builder(connecting(server).build().unwrap())
+}
+
+fn connecting(server: &ScriptedServer) -> McpServiceBuilder {
     let server = server.clone();
-    let mcp = McpService::builder("scripted")
-        .transport(move || {
-            let connection = server.connect();
-            async { Ok(connection) }
-        })
-        .build()
-        .unwrap();
-    ToolStack::builder(mcp)
+    McpService::builder("scripted").transport(move || {
+        let connection = server.connect();
+        async { Ok(connection) }
+    })
+}
+
+/// A server for each of two principals.
+struct Two {
+    anna: ScriptedServer,
+    ben: ScriptedServer,
+}
+
+impl Two {
+    fn new() -> Self {
+        Self {
+            anna: ScriptedServer::new(),
+            ben: ScriptedServer::new(),
+        }
+    }
+
+    fn stack(&self) -> ToolStackBuilder {
+        let (anna, ben) = (self.anna.clone(), self.ben.clone());
+        let mcp = McpService::builder("scripted").transport_per_principal(2, move |principal| {
+            let connection = match principal {
+                "anna" => Ok(anna.connect()),
+                "ben" => Ok(ben.connect()),
+                _ => Err(BoxError::from("no such user")),
+            };
+            async { connection }
+        });
+        ToolStack::builder(mcp.build().unwrap())
+    }
 }
 
 async fn echo(service: &ToolService) -> Result<ToolResponse, ToolError> {
@@ -257,4 +290,118 @@ async fn the_first_call_is_made_by_the_warm_up() {
         .await
         .unwrap();
     assert_eq!(server.stats().calls_of("meta"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_stopped_for_idleness_sleeps_until_the_next_call_and_is_warmed_up_again()
+{
+    let server = ScriptedServer::new();
+    let idle = Duration::from_secs(600);
+    let mcp = connecting(&server).stop_after_idle(idle).build().unwrap();
+    let stack = ToolStack::builder(mcp)
+        .first_call(ToolCall::new("meta"))
+        .build()
+        .unwrap();
+    let service = stack.service();
+    let health = stack.handles().health_gate.clone().unwrap();
+    let warm_up = stack.handles().warm_up.clone().unwrap();
+    echo(&service).await.unwrap();
+    assert_eq!(health.check_health().await.health, Health::Healthy);
+
+    // Probes on the way keep it no longer awake.
+    while !stack.handles().mcp.state().dormant {
+        sleep(Duration::from_secs(60)).await;
+        health.check_health().await;
+    }
+    let report = health.check_health().await;
+    assert_eq!((report.health, report.is_healthy), (Health::Dormant, true));
+    assert_eq!(warm_up.state().warmth, Warmth::Cold);
+    sleep(10 * idle).await;
+    health.check_health().await;
+    assert_eq!(server.stats().connections, 1, "nothing has woken it");
+
+    echo(&service).await.unwrap();
+
+    let stats = server.stats();
+    assert_eq!((stats.connections, stats.calls_of("meta")), (2, 2));
+    assert_eq!(warm_up.state().warmth, Warmth::Warm);
+    assert_eq!(health.check_health().await.health, Health::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_principals_share_a_stack_and_no_connection() {
+    let servers = Two::new();
+    let quota = RateLimitConfig::builder().calls_per_second(100).burst(100);
+    let stack = servers
+        .stack()
+        .rate_limit(quota.build().unwrap())
+        .build()
+        .unwrap();
+    let service = stack.service();
+    let calls = (0..20).map(|n| {
+        let principal = if n % 4 == 0 { "anna" } else { "ben" };
+        let call = ToolCall::new("meta").with_principal(principal);
+        let response = service.clone().oneshot(call);
+        tokio::spawn(async move {
+            let response = response.await.unwrap();
+            assert_eq!(response.structured().unwrap()[PRINCIPAL_META], principal);
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+
+    let (anna, ben) = (servers.anna.stats(), servers.ben.stats());
+    assert_eq!((anna.calls_of("meta"), ben.calls_of("meta")), (5, 15));
+    assert_eq!((anna.connections, ben.connections), (1, 1));
+    let nobodys = echo(&service).await;
+    assert_eq!(reason(&nobodys), Some(Reason::NoPrincipal));
+    // That was its caller's mistake, and says nothing of the server.
+    let handles = stack.handles();
+    assert!(handles.circuit_breaker.as_ref().unwrap().report().ready);
+    assert!(handles.health_gate.as_ref().unwrap().report().ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_names_no_principal_cannot_be_asked_where_each_has_a_connection() {
+    let servers = Two::new();
+    let tools = servers.stack().token_tools(TokenTools::default());
+    assert_eq!(tools.build().unwrap_err().field(), "token_tools");
+    let nobodys = servers.stack().first_call(ToolCall::new("meta"));
+    assert_eq!(nobodys.build().unwrap_err().field(), "first_call");
+
+    let annas = ToolCall::new("meta").with_principal("anna");
+    let stack = servers.stack().first_call(annas).build().unwrap();
+    let warm_up = stack.handles().warm_up.as_ref().unwrap();
+    warm_up.warm_up().await.unwrap();
+    assert_eq!(servers.anna.stats().calls_of("meta"), 1);
+    assert_eq!(servers.ben.stats().connections, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_given_up_is_told_by_its_own_reason_through_the_warm_up() {
+    let server = ScriptedServer::new();
+    server.refuse_connections(true);
+    let mcp = connecting(&server)
+        .restart_budget(1, Duration::from_secs(3600))
+        .build()
+        .unwrap();
+    let stack = ToolStack::builder(mcp).health_gate(None).build().unwrap();
+    let service = stack.service();
+    assert_eq!(reason(&echo(&service).await), Some(Reason::WarmUpFailed));
+
+    let given_up = loop {
+        let refused = echo(&service).await;
+        if reason(&refused) == Some(Reason::RestartsSpent) {
+            break refused.unwrap_err();
+        }
+        sleep(Duration::from_secs(1)).await;
+    };
+    let rejection = given_up.as_rejection().unwrap();
+    assert_eq!((rejection.layer(), rejection.retry_after()), ("mcp", None));
+
+    server.refuse_connections(false);
+    stack.handles().mcp.reset();
+    stack.handles().warm_up.as_ref().unwrap().invalidate();
+    echo(&service).await.unwrap();
 }
