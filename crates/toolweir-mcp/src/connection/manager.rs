@@ -20,7 +20,7 @@ use super::{
     Budget, ConnectError, Connecting, Connector, Link, backoff::Backoff, catalogue::Hints,
     connector::Attempted, dialect::Dialect, is_loss, listener::Listener,
 };
-use crate::ToolHints;
+use crate::{ToolHints, classify::is_session_lost};
 
 /// A lost connection's process has ended already, or is of no more use.
 const LOST_GRACE: Duration = Duration::from_secs(2);
@@ -264,7 +264,7 @@ impl Manager {
 
     /// Lets a connection go on which a request has failed, if the error says that it is lost.
     pub(crate) fn failed(&self, generation: u64, error: &ServiceError) {
-        if is_loss(error) {
+        if is_loss(error) || is_session_lost(error) {
             self.shared.lost(generation);
         }
     }
