@@ -4,9 +4,11 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
-use toolweir_mcp::{Entry, ServerRegistry};
+use tokio::sync::watch;
+use toolweir_mcp::{Entry, Progress, ServerRegistry};
 use toolweir_workflow::{
-    CallTool, CallToolInput, CallToolOutput, Preflight, PreflightInput, PreflightReport,
+    CallProgress, CallTool, CallToolInput, CallToolOutput, Preflight, PreflightInput,
+    PreflightReport,
 };
 use tower::ServiceExt as _;
 
@@ -45,16 +47,27 @@ impl fmt::Debug for ToolActivities {
 /// Runs `work` with heartbeats, and drops it when the activity is cancelled.
 async fn beating<F: Future>(
     context: &ActivityContext,
+    progress: impl Fn() -> Option<CallProgress>,
     work: F,
 ) -> Result<F::Output, ActivityError> {
     let period = heartbeat::period(context.info().heartbeat_timeout);
-    let beat = || async {
-        // Only an unserialisable payload can fail, and there is none.
-        let _ = context.record_heartbeat(()).await;
+    let beat = || {
+        let progress = progress();
+        async move {
+            // Only an unserialisable payload can fail, and these are not.
+            let _ = match progress {
+                Some(progress) => context.record_heartbeat(progress).await,
+                None => context.record_heartbeat(()).await,
+            };
+        }
     };
     heartbeat::beating(period, beat, context.cancelled(), work)
         .await
         .ok_or_else(ActivityError::cancelled)
+}
+
+fn of_progress(progress: &Progress) -> CallProgress {
+    CallProgress::new(progress.done, progress.total, progress.message.clone())
 }
 
 #[activities]
@@ -72,8 +85,10 @@ impl ToolActivities {
     ) -> Result<CallToolOutput, ActivityError> {
         let facts = call::Facts::of(context.info());
         let entry = self.entry(&input.server, &input.tool)?;
-        let call = call::tool_call(&facts, &input);
-        let result = beating(&context, entry.service().oneshot(call)).await?;
+        let (progress, reports) = watch::channel(None);
+        let call = call::tool_call(&facts, &input).with_progress(progress);
+        let said = || reports.borrow().as_ref().map(of_progress);
+        let result = beating(&context, said, entry.service().oneshot(call)).await?;
         let target = failure::Target {
             server: &input.server,
             tool: &input.tool,
@@ -95,6 +110,6 @@ impl ToolActivities {
         input: PreflightInput,
     ) -> Result<PreflightReport, ActivityError> {
         let entry = self.entry(&input.server, "preflight")?;
-        beating(&context, preflight::report(entry)).await
+        beating(&context, || None, preflight::report(entry)).await
     }
 }

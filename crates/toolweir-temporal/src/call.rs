@@ -71,6 +71,9 @@ pub(crate) fn tool_call(facts: &Facts, input: &CallToolInput) -> ToolCall {
     if let Some(principal) = &input.principal {
         call = call.with_principal(principal.as_str());
     }
+    if let Some(idle) = input.idle_timeout_ms.filter(|millis| *millis > 0) {
+        call = call.with_idle_timeout(Duration::from_millis(idle));
+    }
     if let Some(time) = facts.time {
         let time = time.saturating_sub(TO_REPORT.min(time / 10));
         call = call.with_deadline(saturating_add(Instant::now(), time));
@@ -103,6 +106,20 @@ mod tests {
             tool_call(&facts(), &input).idempotency_key(),
             Some("anna/joga")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn principal_and_idle_timeout_are_the_callers() {
+        let mut input = CallToolInput::new("music", "add");
+        let call = tool_call(&facts(), &input);
+        assert_eq!((call.principal(), call.idle_timeout()), (None, None));
+        input.principal = Some("anna".to_owned());
+        input.idle_timeout_ms = Some(1500);
+        let call = tool_call(&facts(), &input);
+        assert_eq!(call.principal(), Some("anna"));
+        assert_eq!(call.idle_timeout(), Some(Duration::from_millis(1500)));
+        input.idle_timeout_ms = Some(0);
+        assert_eq!(tool_call(&facts(), &input).idle_timeout(), None);
     }
 
     #[tokio::test(start_paused = true)]

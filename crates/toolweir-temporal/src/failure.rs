@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use temporalio_common::error::{ApplicationErrorCategory, ApplicationFailure};
 use toolweir_core::{
-    AsRejection as _, BoxError, Delivery, Observation, Outcome, Rejection, time::millis_ceil,
+    AsRejection as _, BoxError, Delivery, Observation, Outcome, Reason, Rejection,
+    time::millis_ceil,
 };
 use toolweir_mcp::{ToolError, ToolHints, ToolResponse, UnknownServer, may_repeat};
 use toolweir_workflow::{CallToolOutput, FailureDetails, FailureKind};
@@ -89,7 +90,14 @@ fn output(response: &ToolResponse) -> CallToolOutput {
 
 fn of_rejection(rejection: &Rejection) -> Verdict {
     Verdict {
-        kind: FailureKind::Refused,
+        kind: match rejection.reason() {
+            // A server that is down is nothing expected, whichever layer says so.
+            Reason::WarmUpFailed | Reason::Unhealthy | Reason::RestartsSpent => {
+                FailureKind::ServerUnavailable
+            }
+            Reason::NoPrincipal => FailureKind::InvalidCall,
+            _ => FailureKind::Refused,
+        },
         retry_after: rejection.retry_after(),
         terminal: rejection.reason().is_terminal(),
     }
@@ -127,11 +135,7 @@ fn failure(
     } = *verdict;
     // Waiting for it would end in a timeout that says less.
     let too_late = retry_after.filter(|wait| target.left.is_some_and(|left| *wait > left));
-    let mut details = FailureDetails::new(target.server, target.tool);
-    details.layer = rejection.map(|rejection| rejection.layer().to_owned());
-    details.reason = rejection.map(|rejection| rejection.reason().to_string());
-    details.retry_after_ms = retry_after.map(millis_ceil);
-    details.delivery = delivery_word(observation.delivery).to_owned();
+    let details = details(verdict, observation, rejection, target);
     let error = match too_late {
         _ if kind == FailureKind::OutcomeUnknown => BoxError::from(format!(
             "the answer of tool {:?} was lost, so it may have been executed, and it is not known \
@@ -159,6 +163,20 @@ fn failure(
         .build()
 }
 
+fn details(
+    verdict: &Verdict,
+    observation: Observation,
+    rejection: Option<&Rejection>,
+    target: &Target<'_>,
+) -> FailureDetails {
+    let mut details = FailureDetails::new(target.server, target.tool);
+    details.layer = rejection.map(|rejection| rejection.layer().to_owned());
+    details.reason = rejection.map(|rejection| rejection.reason().to_string());
+    details.retry_after_ms = verdict.retry_after.map(millis_ceil);
+    details.delivery = delivery_word(observation.delivery).to_owned();
+    details
+}
+
 const fn delivery_word(delivery: Delivery) -> &'static str {
     match delivery {
         Delivery::NotSent => "not-sent",
@@ -181,10 +199,8 @@ pub(crate) fn unknown_server(tool: &str, unknown: UnknownServer) -> ApplicationF
 mod tests {
     use std::{error::Error as _, sync::Arc};
 
-    use serde_json::json;
-    use toolweir_core::Reason;
-
     use super::*;
+    use serde_json::json;
 
     const RETRY: Duration = Duration::from_secs(7);
 
@@ -233,6 +249,115 @@ mod tests {
         let failure = failure.unwrap_err();
         assert!(failure.is_non_retryable());
         assert_ne!(failure.category(), ApplicationErrorCategory::Benign);
+    }
+
+    #[test]
+    fn each_refusal_has_the_name_and_alarm_that_fit_its_reason() {
+        for (reason, name, is_benign, is_final) in [
+            (Reason::CircuitOpen, "ToolCallRefused", true, false),
+            (Reason::DeadlineTooShort, "ToolCallRefused", true, false),
+            (Reason::ConnectionsFull, "ToolCallRefused", true, false),
+            (Reason::HealthUnknown, "ToolCallRefused", true, false),
+            (Reason::ShuttingDown, "ToolCallRefused", true, false),
+            (Reason::GrantRejected, "ToolCallRefused", false, true),
+            (Reason::CostTooHigh, "ToolCallRefused", false, true),
+            (Reason::WarmUpFailed, "McpServerUnavailable", false, false),
+            (Reason::Unhealthy, "McpServerUnavailable", false, false),
+            (Reason::RestartsSpent, "McpServerUnavailable", false, true),
+            (Reason::NoPrincipal, "InvalidToolCall", false, true),
+        ] {
+            let failure = map(Err(refused(reason, None)), &target(true)).unwrap_err();
+            assert_eq!(failure.type_name(), Some(name), "{reason}");
+            let benign = failure.category() == ApplicationErrorCategory::Benign;
+            assert_eq!(
+                (benign, failure.is_non_retryable()),
+                (is_benign, is_final),
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_details_name_layer_reason_time_and_delivery() {
+        let refused = refused(Reason::RestartsSpent, Some(RETRY));
+        let rejection = refused.as_rejection().unwrap();
+        let verdict = of_rejection(rejection);
+        let details = details(
+            &verdict,
+            refused.observation(),
+            Some(rejection),
+            &target(true),
+        );
+        assert_eq!(
+            serde_json::to_value(details).unwrap(),
+            json!({
+                "server": "music",
+                "tool": "add",
+                "layer": "rate-limit",
+                "reason": "restarts-spent",
+                "retry_after_ms": 7000,
+                "delivery": "not-sent",
+            })
+        );
+    }
+
+    #[test]
+    fn a_server_that_could_not_be_warmed_up_is_tried_again_when_the_layer_said() {
+        let refused = refused(Reason::WarmUpFailed, Some(RETRY));
+        let failure = map(Err(refused), &target(false)).unwrap_err();
+        assert_eq!(failure.next_retry_delay(), Some(RETRY));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_used_is_not_asked_for_again() {
+        let too_large = ToolError::TooLarge {
+            server: "music".into(),
+            tool: "add".into(),
+            limit: 4096,
+        };
+        let failure = map(Err(too_large), &target(true)).unwrap_err();
+        assert_eq!(failure.type_name(), Some("InvalidToolCall"));
+        assert!(failure.is_non_retryable());
+    }
+
+    #[test]
+    fn http_statuses_are_what_they_say() {
+        let answer = |status, retry_after, idempotent| {
+            let http = ToolError::Http {
+                server: "music".into(),
+                tool: "add".into(),
+                status,
+                retry_after,
+                source: Arc::new(std::io::Error::other("status")),
+            };
+            let failure = map(Err(http), &target(idempotent)).unwrap_err();
+            let name = failure.type_name().unwrap().to_owned();
+            (name, failure.next_retry_delay())
+        };
+        let named = |name: &str, wait| (name.to_owned(), wait);
+        assert_eq!(
+            answer(429, Some(RETRY), false),
+            named("ToolCallThrottled", Some(RETRY))
+        );
+        assert_eq!(
+            answer(401, None, false),
+            named("ToolCallUnauthorized", None)
+        );
+        assert_eq!(answer(500, None, true), named("ToolCallFailed", None));
+        assert_eq!(answer(500, None, false), named("OutcomeUnknown", None));
+    }
+
+    #[test]
+    fn a_transport_that_sent_nothing_may_be_tried_again() {
+        let broken = |delivery| ToolError::Transport {
+            server: "music".into(),
+            delivery,
+            source: Arc::new(std::io::Error::other("connection refused")),
+        };
+        let failure = map(Err(broken(Delivery::NotSent)), &target(false)).unwrap_err();
+        assert_eq!(failure.type_name(), Some("McpServerUnavailable"));
+        let failure = map(Err(broken(Delivery::Ambiguous)), &target(false)).unwrap_err();
+        assert_eq!(failure.type_name(), Some("OutcomeUnknown"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
@@ -20,22 +20,34 @@ use temporalio_sdk::{
     activities::{ActivityError, ActivityInfo},
     testing::{ActivityEnvironment, ActivityEnvironmentError, TestActivityInfoOptions},
 };
-use toolweir_mcp::{Entry, IDEMPOTENCY_KEY_META, McpService, ServerRegistry};
+use toolweir_mcp::{
+    Entry, IDEMPOTENCY_KEY_META, McpService, McpServiceBuilder, PRINCIPAL_META, ServerRegistry,
+};
 use toolweir_temporal::ToolActivities;
 use toolweir_testkit::mcp::{Answer, ScriptedServer};
-use toolweir_workflow::{CallToolInput, CallToolOutput};
+use toolweir_workflow::{CallProgress, CallToolInput, CallToolOutput};
 
 type Ran<T> = Result<T, ActivityEnvironmentError>;
 
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(9);
 
-fn entry(server: &ScriptedServer) -> Entry {
+fn connecting(server: &ScriptedServer) -> McpServiceBuilder {
     let server = server.clone();
-    let mcp = McpService::builder("music").transport(move || {
+    McpService::builder("music").transport(move || {
         let stream = server.connect();
         async move { Ok(stream) }
-    });
-    Entry::of(mcp.build().unwrap())
+    })
+}
+
+fn entry(server: &ScriptedServer) -> Entry {
+    Entry::of(connecting(server).build().unwrap())
+}
+
+/// The activities over this one connection, or these.
+fn over(mcp: McpServiceBuilder) -> ToolActivities {
+    let entry = Entry::of(mcp.build().unwrap());
+    let registry = ServerRegistry::builder().server("music", entry);
+    ToolActivities::new(Arc::new(registry.build().unwrap()))
 }
 
 fn activities(server: &ScriptedServer) -> ToolActivities {
@@ -188,6 +200,101 @@ async fn it_beats_while_the_server_starts() {
     let (environment, beats) = beating(&activities(&server));
     run(&environment, input("echo", &json!({}))).await.unwrap();
     assert_eq!(beats.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_carry_the_tools_last_word() {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let environment = ActivityEnvironment::builder()
+        .register_activities(activities(&ScriptedServer::new()))
+        .on_heartbeat({
+            let said = said.clone();
+            move |details| {
+                let details = details.downcast::<CallProgress>().ok();
+                said.lock().unwrap().push(details.map(|details| *details));
+            }
+        })
+        .info(info(1))
+        .build();
+    // At 3.5, 7 and 10.5 seconds.
+    let steps = json!({ "steps": 3, "every_ms": 3500 });
+    let output = run(&environment, input("progress", &steps)).await.unwrap();
+    assert_eq!(output.structured.unwrap()["reported"], true);
+    let said = said.lock().unwrap().clone();
+    let at = |done| Some(CallProgress::new(done, Some(3.0), None));
+    // A third of the timeout apart: at 0, 3, 6 and 9 seconds.
+    assert_eq!(said, [None, None, at(1.0), at(2.0)]);
+    let json = serde_json::to_value(said.last().unwrap()).unwrap();
+    assert_eq!(json, json!({ "done": 2.0, "total": 3.0 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_that_is_silent_for_too_long_is_given_up_and_one_that_reports_is_not() {
+    let server = ScriptedServer::new();
+    let activities = activities(&server);
+    let mut silent = input("sleep", &json!({ "ms": 30_000 }));
+    silent.idle_timeout_ms = Some(5000);
+    let lost = failure(run(&environment(&activities), silent).await);
+    assert_eq!(lost.type_name(), Some("OutcomeUnknown"), "{lost}");
+    let steps = json!({ "steps": 5, "every_ms": 4000 });
+    let mut reporting = input("progress", &steps);
+    reporting.idle_timeout_ms = Some(5000);
+    run(&environment(&activities), reporting).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_principals_call_goes_over_anothers_connection() {
+    let (anna, ben) = (ScriptedServer::new(), ScriptedServer::new());
+    let servers = (anna.clone(), ben.clone());
+    let activities = over(McpService::builder("music").transport_per_principal(
+        2,
+        move |principal| {
+            let stream = match principal {
+                "anna" => Ok(servers.0.connect()),
+                "ben" => Ok(servers.1.connect()),
+                nobody => Err(format!("no user {nobody:?}").into()),
+            };
+            async { stream }
+        },
+    ));
+    for (calls, principal) in ["anna", "ben", "ben", "anna", "ben"].iter().enumerate() {
+        let mut input = input("meta", &json!({}));
+        input.principal = Some((*principal).to_owned());
+        let meta = run(&environment(&activities), input).await.unwrap();
+        assert_eq!(meta.structured.unwrap()[PRINCIPAL_META], *principal);
+        let (annas, bens) = (anna.stats(), ben.stats());
+        assert_eq!(annas.calls + bens.calls, 1 + calls as u64);
+    }
+    let (annas, bens) = (anna.stats(), ben.stats());
+    assert_eq!((annas.calls, bens.calls), (2, 3));
+    assert_eq!((annas.connections, bens.connections), (1, 1));
+
+    let nobodys = failure(call(&activities, "meta").await);
+    assert_eq!(nobodys.type_name(), Some("InvalidToolCall"), "{nobodys}");
+    assert!(nobodys.is_non_retryable());
+    let text = nobodys.to_string();
+    assert!(text.contains("names no principal"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_given_up_alerts_and_is_not_tried_again() {
+    let server = ScriptedServer::new();
+    server.refuse_connections(true);
+    let activities = over(connecting(&server).restart_budget(1, Duration::from_secs(3600)));
+    let last = loop {
+        let failure = failure(call(&activities, "echo").await);
+        assert_eq!(failure.type_name(), Some("McpServerUnavailable"));
+        assert_eq!(failure.category(), ApplicationErrorCategory::Unspecified);
+        match failure.next_retry_delay() {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => break failure,
+        }
+    };
+    assert!(last.is_non_retryable(), "{last}");
+    assert!(
+        last.to_string().contains("given up until a reset"),
+        "{last}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

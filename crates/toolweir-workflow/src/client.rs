@@ -256,6 +256,16 @@ impl ToolRequest<'_> {
         self
     }
 
+    /// How long the tool may be silent. Progress that it reports begins this time anew; the call's
+    /// timeouts hold all the same. By default what the worker has set for the server.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        if let Ok(input) = &mut self.input {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            input.idle_timeout_ms = Some(millis.max(1));
+        }
+        self
+    }
+
     /// Sends the call and reads its answer as a `T`: from the structured content, or else from a
     /// text that is JSON.
     ///

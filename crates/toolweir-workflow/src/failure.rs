@@ -16,7 +16,8 @@ pub enum FailureKind {
     Throttled,
     /// The server does not accept the credential. Repeated, since a refresh may cure it.
     Unauthorized,
-    /// The server could not be reached or started. Nothing was sent.
+    /// The server could not be reached, started or warmed up, or fails its health probes. Nothing was
+    /// sent. Repeated, unless it was given up until a person resets it.
     ServerUnavailable,
     /// The server or the connection failed, and the call may be repeated.
     Failed,

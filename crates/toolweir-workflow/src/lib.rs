@@ -11,6 +11,6 @@ pub use client::{Readiness, ToolClient, ToolRequest};
 pub use error::CallError;
 pub use failure::{FailureDetails, FailureKind};
 pub use payload::{
-    CALL_TOOL, CallTool, CallToolInput, CallToolOutput, Check, PREFLIGHT, Preflight,
+    CALL_TOOL, CallProgress, CallTool, CallToolInput, CallToolOutput, Check, PREFLIGHT, Preflight,
     PreflightInput, PreflightReport,
 };

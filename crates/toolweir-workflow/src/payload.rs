@@ -66,6 +66,10 @@ pub struct CallToolInput {
     /// the activity's own facts: a wait that would outlast it fails at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule_to_close_ms: Option<u64>,
+    /// How long the tool may be silent, in milliseconds. Progress that it reports begins this time
+    /// anew. Left out, or zero, the worker's own setting for the server holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_ms: Option<u64>,
 }
 
 impl CallToolInput {
@@ -79,6 +83,40 @@ impl CallToolInput {
             principal: None,
             idempotency_key: None,
             schedule_to_close_ms: None,
+            idle_timeout_ms: None,
+        }
+    }
+}
+
+/// The heartbeat details of [`CALL_TOOL`] once the tool has said how far it is: its last word.
+///
+/// ```
+/// let said = r#"{ "done": 3.0, "total": 12.0, "message": "reading playlists" }"#;
+/// let progress: toolweir_workflow::CallProgress = serde_json::from_str(said)?;
+/// assert_eq!(progress.total, Some(12.0));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CallProgress {
+    /// How much is done. What it counts is the tool's own.
+    pub done: f64,
+    /// How much there is to do, if the tool knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<f64>,
+    /// What it says to a person, a few hundred characters at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl CallProgress {
+    /// So much done, of so much if that is known, with a word to a person.
+    #[must_use]
+    pub const fn new(done: f64, total: Option<f64>, message: Option<String>) -> Self {
+        Self {
+            done,
+            total,
+            message,
         }
     }
 }
