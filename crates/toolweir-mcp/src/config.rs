@@ -10,13 +10,14 @@ use std::{
 };
 
 use rmcp::{RoleClient, transport::IntoTransport};
-use toolweir_core::{BoxError, ConfigError};
+use toolweir_core::{BoxError, ConfigError, Observation};
 
 #[cfg(feature = "http")]
 use crate::HttpServer;
 use crate::{
-    McpService, TextRules, ToolHints,
+    Answer, McpService, TextRules, ToolHints,
     call::Marks,
+    classify::{Classifier, Custom},
     connection::{Budget, Connector, Factory, Pool, Reach, Settings},
     service::Limits,
 };
@@ -117,6 +118,7 @@ pub struct McpServiceBuilder {
     max_response_bytes: usize,
     marks: Marks,
     text_rules: TextRules,
+    custom: Option<Custom>,
     hints: HashMap<String, ToolHints>,
 }
 
@@ -136,6 +138,7 @@ impl McpServiceBuilder {
                 trace_context: true,
             },
             text_rules: TextRules::none(),
+            custom: None,
             hints: HashMap::new(),
         }
     }
@@ -318,6 +321,29 @@ impl McpServiceBuilder {
         self
     }
 
+    /// Asks `classify` first what an answer says about the server, and whether the tool was executed.
+    /// `None` leaves an answer to what is built in, the text rules among it.
+    ///
+    /// For servers with ways of their own. A panic in it is logged once, and counts as `None`.
+    ///
+    /// ```
+    /// use toolweir_core::{Delivery, Observation, Outcome};
+    /// use toolweir_mcp::McpService;
+    ///
+    /// let builder = McpService::builder("music").classify_with(|answer| {
+    ///     let text = &answer.result.ok()?.structured_content.as_ref()?["problem"];
+    ///     let full = text == "the library is being indexed";
+    ///     full.then_some(Observation::new(Outcome::Throttled { retry_after: None }, Delivery::NotSent))
+    /// });
+    /// ```
+    pub fn classify_with<F>(mut self, classify: F) -> Self
+    where
+        F: Fn(Answer<'_>) -> Option<Observation> + Send + Sync + 'static,
+    {
+        self.custom = Some(Arc::new(classify));
+        self
+    }
+
     /// Whether `tool` may be called again when nobody knows if it was executed, whatever the
     /// server says of it.
     pub fn repeatable(mut self, tool: impl Into<String>, repeatable: bool) -> Self {
@@ -336,6 +362,7 @@ impl McpServiceBuilder {
         let missing = || ConfigError::new("transport", "not set", "`stdio`, `http` or `transport`");
         let reach = self.reach.ok_or_else(missing)??;
         let budget = self.restart_budget;
+        let classifier = Classifier::new(self.name.clone(), self.text_rules, self.custom);
         let settings = Settings {
             name: self.name,
             connect_timeout: self.connect_timeout,
@@ -349,7 +376,7 @@ impl McpServiceBuilder {
             call_timeout: self.call_timeout,
             idle_timeout: self.idle_timeout,
             marks: self.marks,
-            text_rules: self.text_rules,
+            classifier,
         };
         Ok(McpService::new(Pool::new(settings, reach), limits))
     }

@@ -23,6 +23,9 @@ pub enum ToolError {
         retry_after: Option<Duration>,
         /// Why there is none; `None` where the attempt ended without a word.
         source: Option<Arc<ConnectError>>,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
     /// The connection was lost while the call was under way.
     ConnectionLost {
@@ -30,6 +33,9 @@ pub enum ToolError {
         server: Arc<str>,
         /// The tool's name.
         tool: Arc<str>,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
     /// The call's time was over.
     TimedOut {
@@ -39,6 +45,9 @@ pub enum ToolError {
         after: Duration,
         /// Whether the request had been sent by then.
         delivery: Delivery,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
     /// The server answered with an error of the protocol.
     Protocol {
@@ -46,16 +55,25 @@ pub enum ToolError {
         tool: Arc<str>,
         /// What it said.
         error: Arc<ErrorData>,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
     /// The server asks for further input before it goes on, which an unattended worker has not.
     InputRequired {
         /// The tool's name.
         tool: Arc<str>,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
     /// The server made a task of the call and has no answer yet.
     TaskReply {
         /// The tool's name.
         tool: Arc<str>,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
     /// The server answered with an HTTP status that is no success.
     Http {
@@ -69,6 +87,9 @@ pub enum ToolError {
         retry_after: Option<Duration>,
         /// What it was read from.
         source: Arc<dyn Error + Send + Sync>,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
     /// The answer is larger than is read. The tool was executed.
     TooLarge {
@@ -78,6 +99,9 @@ pub enum ToolError {
         tool: Arc<str>,
         /// How many bytes an answer may have.
         limit: usize,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
     /// The transport failed, or the answer is none of the protocol's.
     Transport {
@@ -87,6 +111,9 @@ pub enum ToolError {
         delivery: Delivery,
         /// What went wrong.
         source: Arc<dyn Error + Send + Sync>,
+        /// What is known of it beside its kind: read from the transport's error, or said by
+        /// [`classify_with`](crate::McpServiceBuilder::classify_with).
+        observed: Option<Observation>,
     },
 }
 
@@ -111,6 +138,43 @@ impl ToolError {
     /// What the error says about the server, and whether the call was executed.
     #[must_use]
     pub fn observation(&self) -> Observation {
+        self.seen().unwrap_or_else(|| self.by_kind())
+    }
+
+    /// What is known of it beside its kind.
+    const fn seen(&self) -> Option<Observation> {
+        match self {
+            Self::Refused(_) => None,
+            Self::Unavailable { observed, .. }
+            | Self::ConnectionLost { observed, .. }
+            | Self::TimedOut { observed, .. }
+            | Self::Protocol { observed, .. }
+            | Self::InputRequired { observed, .. }
+            | Self::TaskReply { observed, .. }
+            | Self::Http { observed, .. }
+            | Self::TooLarge { observed, .. }
+            | Self::Transport { observed, .. } => *observed,
+        }
+    }
+
+    /// The same error, of which this is known.
+    pub(crate) const fn observed(mut self, observation: Observation) -> Self {
+        match &mut self {
+            Self::Refused(_) => {}
+            Self::Unavailable { observed, .. }
+            | Self::ConnectionLost { observed, .. }
+            | Self::TimedOut { observed, .. }
+            | Self::Protocol { observed, .. }
+            | Self::InputRequired { observed, .. }
+            | Self::TaskReply { observed, .. }
+            | Self::Http { observed, .. }
+            | Self::TooLarge { observed, .. }
+            | Self::Transport { observed, .. } => *observed = Some(observation),
+        }
+        self
+    }
+
+    fn by_kind(&self) -> Observation {
         let failure = |delivery| Observation::new(Outcome::Failure, delivery);
         match self {
             Self::Refused(_) => Observation::new(Outcome::Ignored, Delivery::NotSent),
@@ -136,11 +200,18 @@ impl ToolError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(rejection) => rejection.retry_after(),
-            Self::Unavailable { retry_after, .. } => *retry_after,
-            _ => match self.observation().outcome {
-                Outcome::Throttled { retry_after } => retry_after,
-                _ => None,
-            },
+            // The later of ours and the server's.
+            Self::Unavailable { retry_after, .. } => (*retry_after).max(self.throttled_for()),
+            _ => self.throttled_for(),
+        }
+    }
+}
+
+impl ToolError {
+    fn throttled_for(&self) -> Option<Duration> {
+        match self.observation().outcome {
+            Outcome::Throttled { retry_after } => retry_after,
+            _ => None,
         }
     }
 }
@@ -168,6 +239,7 @@ impl fmt::Display for ToolError {
                 server,
                 retry_after,
                 source,
+                ..
             } => {
                 match source {
                     Some(error) => write!(f, "{error}")?,
@@ -205,7 +277,7 @@ impl ToolError {
     /// What is told of a tool alone.
     fn write_of_tool(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ConnectionLost { server, tool } => {
+            Self::ConnectionLost { server, tool, .. } => {
                 let (server, tool) = (Quoted(server), Quoted(tool));
                 write!(
                     f,
@@ -215,7 +287,7 @@ impl ToolError {
             Self::TimedOut { tool, after, .. } => {
                 write!(f, "tool {} did not answer within {after:.1?}", Quoted(tool))
             }
-            Self::Protocol { tool, error } => {
+            Self::Protocol { tool, error, .. } => {
                 let (tool, said) = (Quoted(tool), Quoted(&error.message));
                 write!(
                     f,
@@ -223,14 +295,14 @@ impl ToolError {
                     error.code.0
                 )
             }
-            Self::InputRequired { tool } => {
+            Self::InputRequired { tool, .. } => {
                 let tool = Quoted(tool);
                 write!(
                     f,
                     "tool {tool} asks for further input, which a worker cannot give"
                 )
             }
-            Self::TaskReply { tool } => {
+            Self::TaskReply { tool, .. } => {
                 let tool = Quoted(tool);
                 write!(
                     f,
@@ -241,6 +313,7 @@ impl ToolError {
                 server,
                 tool,
                 limit,
+                ..
             } => {
                 let (server, tool) = (Quoted(server), Quoted(tool));
                 write!(

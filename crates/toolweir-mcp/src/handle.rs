@@ -250,6 +250,7 @@ impl McpHandle {
             server: self.pool.settings.name.clone(),
             delivery: Delivery::Ambiguous,
             source: Arc::new(error),
+            observed: None,
         }
     }
 }

@@ -23,6 +23,25 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// As [`Quoted`], without the quotes.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0.chars();
+        for shown in rest.by_ref().take(LONGEST) {
+            match shown {
+                '"' | '\'' | '\\' => f.write_char(shown)?,
+                shown => write!(f, "{}", shown.escape_debug())?,
+            }
+        }
+        match rest.next() {
+            Some(_) => f.write_char('…'),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A server's last words: as [`Quoted`], but what is cut is the beginning. Programs say at the end
 /// what was wrong.
 pub(crate) struct LastWords<'a>(pub(crate) &'a str);

@@ -8,7 +8,10 @@ use serde_json::Value;
 use serde_path_to_error::{Deserializer as PathDeserializer, Track};
 use toolweir_core::{Observation, Outcome};
 
-use crate::classify::{self, TextRules};
+use crate::{
+    classify::Classifier,
+    hostile::{Quoted, Shown},
+};
 
 /// A tool's answer.
 #[derive(Debug, Clone)]
@@ -20,14 +23,14 @@ pub struct ToolResponse {
 }
 
 impl ToolResponse {
-    pub(crate) fn new(tool: Arc<str>, result: CallToolResult, rules: &TextRules) -> Self {
+    pub(crate) fn new(tool: Arc<str>, result: CallToolResult, classifier: &Classifier) -> Self {
         let texts: Vec<&str> = result
             .content
             .iter()
             .filter_map(|content| content.as_text().map(|text| text.text.as_str()))
             .collect();
         let text = texts.join("\n");
-        let observation = classify::of_result(&result, &text, rules);
+        let observation = classifier.of_result(&tool, &result, &text);
         Self {
             tool,
             result,
@@ -85,9 +88,10 @@ impl ToolResponse {
             Some(value) => serde_path_to_error::deserialize(value),
             None => of_text(&self.text),
         };
-        read.map_err(|source| DecodeError {
+        read.map_err(|error| DecodeError {
             tool: self.tool,
-            source,
+            path: Shown(&error.path().to_string()).to_string(),
+            source: Mismatch(Shown(&error.inner().to_string()).to_string()),
         })
     }
 }
@@ -108,14 +112,28 @@ fn of_text<T: DeserializeOwned>(
 #[derive(Debug)]
 pub struct DecodeError {
     tool: Arc<str>,
-    source: serde_path_to_error::Error<serde_json::Error>,
+    path: String,
+    source: Mismatch,
 }
 
+/// How the answer differs: what serde says, which quotes the answer, cut.
+#[derive(Debug)]
+struct Mismatch(String);
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Mismatch {}
+
 impl DecodeError {
-    /// Where the answer differs, such as `tracks[2].title`.
+    /// Where the answer differs, such as `tracks[2].title`. Names in it are the server's: they are
+    /// escaped, and a long path is cut.
     #[must_use]
-    pub fn path(&self) -> String {
-        self.source.path().to_string()
+    pub fn path(&self) -> &str {
+        &self.path
     }
 }
 
@@ -123,16 +141,16 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the answer of tool {:?} is not what was asked for, at `{}`",
-            self.tool,
-            self.source.path()
+            "the answer of tool {} is not what was asked for, at `{}`",
+            Quoted(&self.tool),
+            self.path
         )
     }
 }
 
 impl Error for DecodeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(self.source.inner())
+        Some(&self.source)
     }
 }
 
@@ -144,7 +162,7 @@ mod tests {
 
     fn response(result: Value) -> ToolResponse {
         let result = serde_json::from_value(result).unwrap();
-        ToolResponse::new("list".into(), result, &TextRules::none())
+        ToolResponse::new("list".into(), result, &Classifier::default())
     }
 
     #[test]

@@ -15,9 +15,9 @@ use toolweir_core::{BoxFuture, Delivery, Reason, Rejection, time::saturating_add
 use tower_service::Service;
 
 use crate::{
-    McpHandle, McpServiceBuilder, TextRules, ToolCall, ToolError, ToolResponse,
+    McpHandle, McpServiceBuilder, ToolCall, ToolError, ToolResponse,
     call::Marks,
-    classify::{is_session_lost, of_service_error},
+    classify::{Classifier, is_session_lost, of_connect_error, of_service_error},
     connection::{ConnectError, Link, Manager, NoLink, NoManager, Pool, UnderWay},
     request,
 };
@@ -46,7 +46,7 @@ pub(crate) struct Limits {
     pub(crate) call_timeout: Duration,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) marks: Marks,
-    pub(crate) text_rules: TextRules,
+    pub(crate) classifier: Classifier,
 }
 
 impl McpService {
@@ -88,7 +88,11 @@ impl Service<ToolCall> for McpService {
     }
 
     fn call(&mut self, call: ToolCall) -> ResponseFuture {
-        let exchange = exchange(self.pool.clone(), self.limits.clone(), call);
+        let (pool, limits) = (self.pool.clone(), self.limits.clone());
+        let exchange = async move {
+            let answer = exchange(&pool, &limits, &call).await;
+            answer.map_err(|error| limits.classifier.of_error(call.tool(), error))
+        };
         ResponseFuture {
             exchange: Box::pin(exchange),
         }
@@ -118,9 +122,9 @@ impl fmt::Debug for ResponseFuture {
 
 /// Connects if need be, sends, and waits for the answer.
 async fn exchange(
-    pool: Arc<Pool>,
-    limits: Arc<Limits>,
-    call: ToolCall,
+    pool: &Pool,
+    limits: &Limits,
+    call: &ToolCall,
 ) -> Result<ToolResponse, ToolError> {
     let name = &pool.settings.name;
     let manager = pool.manager(call.principal());
@@ -128,24 +132,33 @@ async fn exchange(
     let tool: Arc<str> = call.tool().into();
     let mut sessions = 0;
     loop {
-        let link = in_time(&call, &manager).await?;
-        let until = end_of(&call, &limits);
+        let link = in_time(call, &manager).await?;
+        let until = end_of(call, limits);
         let begun = Instant::now();
-        let Ok(answer) = request::call(&link, &call, &limits, until).await else {
+        let Ok(answer) = request::call(&link, call, limits, until).await else {
             return Err(ToolError::TimedOut {
                 tool,
                 after: begun.elapsed(),
                 delivery: Delivery::Ambiguous,
+                observed: None,
             });
         };
         let error = match answer {
             Ok(CallToolResponse::Complete(result)) => {
-                return Ok(ToolResponse::new(tool, result, &limits.text_rules));
+                return Ok(ToolResponse::new(tool, result, &limits.classifier));
             }
             Ok(CallToolResponse::InputRequired(_)) => {
-                return Err(ToolError::InputRequired { tool });
+                return Err(ToolError::InputRequired {
+                    tool,
+                    observed: None,
+                });
             }
-            Ok(_) => return Err(ToolError::TaskReply { tool }),
+            Ok(_) => {
+                return Err(ToolError::TaskReply {
+                    tool,
+                    observed: None,
+                });
+            }
             Err(error) => error,
         };
         manager.failed(link.generation(), &error);
@@ -214,6 +227,7 @@ pub(crate) fn no_manager(server: &Arc<str>, none: NoManager) -> ToolError {
                 server: server.clone(),
                 retry_after: None,
                 source: Some(Arc::new(ConnectError::unreachable(server, error))),
+                observed: None,
             };
         }
     })
@@ -233,9 +247,12 @@ pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
         NoLink::GivenUp => (None, None),
         NoLink::Failed(error, retry_after) => (Some(error), retry_after),
     };
+    let observed = source.as_deref();
+    let observed = observed.and_then(|error| of_connect_error(error, SystemTime::now()));
     ToolError::Unavailable {
         server: server.clone(),
         retry_after,
         source,
+        observed,
     }
 }

@@ -353,6 +353,7 @@ mod tests {
             server: "music".into(),
             delivery,
             source: Arc::new(std::io::Error::other("connection refused")),
+            observed: None,
         };
         let failure = map(Err(broken(Delivery::NotSent)), &target(false)).unwrap_err();
         assert_eq!(failure.type_name(), Some("McpServerUnavailable"));
@@ -365,6 +366,7 @@ mod tests {
         let lost = || ToolError::ConnectionLost {
             server: "music".into(),
             tool: "add".into(),
+            observed: None,
         };
         let unknown = map(Err(lost()), &target(false)).unwrap_err();
         assert_eq!(unknown.type_name(), Some("OutcomeUnknown"));
@@ -380,6 +382,7 @@ mod tests {
             server: "music".into(),
             retry_after: Some(RETRY),
             source: None,
+            observed: None,
         };
         let failure = map(Err(unavailable), &target(false)).unwrap_err();
         assert_eq!(failure.type_name(), Some("McpServerUnavailable"));
@@ -394,6 +397,7 @@ mod tests {
         let error = ToolError::Protocol {
             tool: "add".into(),
             error: Arc::new(serde_json::from_value(error).unwrap()),
+            observed: None,
         };
         let failure = map(Err(error), &target(true)).unwrap_err();
         assert_eq!(failure.type_name(), Some("InvalidToolCall"));

@@ -5,7 +5,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use rmcp::{
     RoleClient,
     service::{ClientInitializeError, serve_client_with_lifecycle},
-    transport::IntoTransport,
+    transport::{IntoTransport, async_rw::AsyncRwTransport},
 };
 use tokio::time::{Instant, timeout_at};
 use toolweir_core::{BoxError, BoxFuture};
@@ -13,6 +13,7 @@ use toolweir_core::{BoxError, BoxFuture};
 use super::{
     ConnectError, Connecting,
     dialect::Dialect,
+    line_limit::LineLimit,
     listener::{Client, Listener},
     process::Process,
 };
@@ -20,6 +21,9 @@ use crate::StdioServer;
 
 /// After the pipe of a server has closed, how long its exit status may take to arrive.
 const EXIT_STATUS_WITHIN: Duration = Duration::from_millis(500);
+
+/// More than the end of a line that was cut, and than the error that takes its place.
+const LONGEST_END: usize = 4096;
 
 /// The ways to reach a server.
 #[derive(Clone, Debug)]
@@ -126,7 +130,11 @@ impl Connector {
                     Ok(started) => started,
                     Err(failed) => return Err(error.because(failed.into())),
                 };
-                let shaking = shake_hands((stdout, stdin), listener, dialect);
+                // A line that is cut is as long as the limit, and has an end: rmcp's own is above that.
+                let limited = LineLimit::new(stdout, attempted.most_bytes);
+                let transport = AsyncRwTransport::new_client(limited, stdin)
+                    .with_max_line_length(attempted.most_bytes.saturating_add(LONGEST_END));
+                let shaking = shake_hands(transport, listener, dialect);
                 (timeout_at(until, shaking).await, Some(process))
             }
             #[cfg(feature = "http")]

@@ -6,6 +6,7 @@ mod catalogue;
 mod connector;
 mod dialect;
 mod error;
+mod line_limit;
 mod link;
 mod listener;
 mod manager;

@@ -3,17 +3,18 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ::http::{HeaderName, HeaderValue};
-use futures_core::stream::BoxStream;
 use rmcp::{
     model::ClientJsonRpcMessage,
     transport::streamable_http_client::{
-        SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
+        StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
         StreamableHttpResponseLimits,
     },
 };
-use sse_stream::Sse;
 
-use super::BearerToken;
+use super::{
+    BearerToken,
+    events::{Events, id_of, of_answer},
+};
 
 /// One of the clients that rmcp knows, and perhaps a token for its requests.
 #[derive(Clone)]
@@ -30,7 +31,6 @@ enum Kind {
 }
 
 type HttpError = StreamableHttpError<reqwest::Error>;
-type Events = BoxStream<'static, Result<Sse, SseError>>;
 type Headers = HashMap<HeaderName, HeaderValue>;
 
 /// The same call on whichever client it is.
@@ -96,9 +96,16 @@ impl StreamableHttpClient for HttpClient {
         limits: StreamableHttpResponseLimits,
     ) -> Result<StreamableHttpPostResponse, HttpError> {
         let token = self.token(token);
-        on!(self, client => client.post_message_with_response_limits(
+        let (id, most) = (id_of(&message), limits.max_sse_event_size);
+        let answer = on!(self, client => client.post_message_with_response_limits(
             uri, message, session, token, headers, limits,
-        ))
+        ))?;
+        Ok(match answer {
+            StreamableHttpPostResponse::Sse(events, session) => {
+                StreamableHttpPostResponse::Sse(of_answer(id, most, events), session)
+            }
+            answer => answer,
+        })
     }
 
     async fn delete_session(

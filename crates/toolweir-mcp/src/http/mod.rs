@@ -2,7 +2,10 @@
 
 mod client;
 mod config;
+mod events;
+mod outcome;
 
 pub(crate) use client::HttpClient;
 pub(crate) use config::Endpoint;
 pub use config::{BearerToken, HttpServer};
+pub(crate) use outcome::{is_session_lost, of_service_error, of_transport};

@@ -150,13 +150,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::TextRules;
+    use crate::classify::Classifier;
 
     fn answer(result: Value) -> Result<TokenLife, TokenError> {
         let result = serde_json::from_value(result).unwrap();
         read(
             "refresh_token",
-            &ToolResponse::new("refresh_token".into(), result, &TextRules::none()),
+            &ToolResponse::new("refresh_token".into(), result, &Classifier::default()),
         )
     }
 

@@ -1,135 +1,19 @@
-//! What a result says about the server: computed once, where the answer arrives.
+//! What answers say: results, errors of JSON-RPC, HTTP statuses.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
-use rmcp::{
-    ServiceError,
-    model::{CallToolResult, ErrorData},
-};
+use rmcp::model::{CallToolResult, ErrorData};
 use serde_json::{Map, Value};
-use toolweir_core::{Classify, Delivery, Observation, Outcome};
+use toolweir_core::{Delivery, Observation, Outcome};
 
-use crate::{ToolError, ToolResponse, connection::is_loss};
+use super::{TextRules, retry_after};
 
-/// No server's word counts for longer than this.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// How much of a text the text rules read.
-const LONGEST_TEXT: usize = 2000;
 /// JSON-RPC's own codes for a request that is wrong.
 const CALLERS_MISTAKE: [i32; 3] = [-32600, -32601, -32602];
 /// Words for a rate limit, as programs read them.
 const RATE_LIMIT_WORDS: [&str; 3] = ["rate_limited", "rate_limit_exceeded", "too_many_requests"];
 /// Codes proposed for rate limits.
 const RATE_LIMITED: [i32; 2] = [-32004, -32023];
-
-/// Reads the observation that [`McpService`](crate::McpService) stored in the answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct McpClassifier;
-
-impl Classify<ToolResponse, ToolError> for McpClassifier {
-    fn classify(&self, result: Result<&ToolResponse, &ToolError>) -> Observation {
-        match result {
-            Ok(response) => response.observation(),
-            Err(error) => error.observation(),
-        }
-    }
-}
-
-/// Rules for servers that tell of a rate limit in text alone, such as `429 Too Many Requests: retry
-/// after 3s`. Off unless a server is known to need them: a song may be called "Rate Limit".
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TextRules {
-    throttled: Vec<Arc<str>>,
-}
-
-impl TextRules {
-    /// No rules.
-    #[must_use]
-    pub const fn none() -> Self {
-        Self {
-            throttled: Vec::new(),
-        }
-    }
-
-    /// The words that rate-limited servers use: `429`, `too many requests`, `rate limit`.
-    #[must_use]
-    pub fn common() -> Self {
-        Self::none()
-            .throttled("429")
-            .throttled("too many requests")
-            .throttled("rate limit")
-    }
-
-    /// An error whose text holds `words`, in any case, is a rate limit.
-    #[must_use]
-    pub fn throttled(mut self, words: impl AsRef<str>) -> Self {
-        self.throttled.push(words.as_ref().to_lowercase().into());
-        self
-    }
-
-    fn read(&self, text: &str) -> Option<Outcome> {
-        if self.throttled.is_empty() {
-            return None;
-        }
-        let text: String = text
-            .chars()
-            .take(LONGEST_TEXT)
-            .collect::<String>()
-            .to_lowercase();
-        let throttled = self.throttled.iter().any(|words| text.contains(&**words));
-        throttled.then(|| Outcome::Throttled {
-            retry_after: retry_after_in(&text),
-        })
-    }
-}
-
-/// What became of a call that rmcp answers with an error. A date to come back is read at `now`.
-pub(crate) fn of_service_error(
-    server: &Arc<str>,
-    tool: &Arc<str>,
-    error: ServiceError,
-    now: SystemTime,
-) -> ToolError {
-    let _ = now;
-    match error {
-        ServiceError::McpError(error) => ToolError::Protocol {
-            tool: tool.clone(),
-            error: Arc::new(error),
-        },
-        error if is_loss(&error) => ToolError::ConnectionLost {
-            server: server.clone(),
-            tool: tool.clone(),
-        },
-        error => ToolError::Transport {
-            server: server.clone(),
-            delivery: Delivery::Ambiguous,
-            source: Arc::new(error),
-        },
-    }
-}
-
-/// Whether the server has answered that it does not know the session, so that the call was not made.
-pub(crate) const fn is_session_lost(error: &ServiceError) -> bool {
-    let _ = error;
-    false
-}
-
-/// What an HTTP status that is no success says.
-pub(crate) const fn of_http_status(status: u16, retry_after: Option<Duration>) -> Observation {
-    let outcome = match status {
-        429 => Outcome::Throttled { retry_after },
-        // Overloaded, and it says for how long.
-        503 if retry_after.is_some() => Outcome::Throttled { retry_after },
-        401 | 403 => Outcome::Unauthorized,
-        // The server gave up waiting for a request that may have come in whole.
-        408 | 500..=599 => return Observation::new(Outcome::Failure, Delivery::Ambiguous),
-        _ => Outcome::Ignored,
-    };
-    Observation::new(outcome, Delivery::NotSent)
-}
 
 /// What a tool's result says. `isError` alone is the caller's mistake or a business error.
 pub(crate) fn of_result(result: &CallToolResult, text: &str, rules: &TextRules) -> Observation {
@@ -173,7 +57,7 @@ const fn delivery_of(outcome: Outcome) -> Delivery {
 }
 
 fn of_fields(fields: &Map<String, Value>) -> Option<Outcome> {
-    let retry_after = retry_after_of(fields);
+    let retry_after = retry_after::in_fields(fields);
     // A `status` may be a word, with the number in `code`.
     let status = ["status", "code"]
         .iter()
@@ -191,64 +75,26 @@ fn of_fields(fields: &Map<String, Value>) -> Option<Outcome> {
     (limited || retry_after.is_some()).then_some(Outcome::Throttled { retry_after })
 }
 
-/// The field names that servers use, with their units.
-fn retry_after_of(fields: &Map<String, Value>) -> Option<Duration> {
-    let seconds = [
-        "retry_after",
-        "retryAfter",
-        "retry_after_seconds",
-        "retryAfterSeconds",
-    ];
-    let millis = ["retry_after_ms", "retryAfterMs"];
-    let read = |names: &[&str], unit: f64| {
-        names
-            .iter()
-            .find_map(|name| fields.get(*name).and_then(number))
-            .and_then(|value| bounded(value * unit))
+/// What an HTTP status that is no success says.
+pub(crate) const fn of_http_status(status: u16, retry_after: Option<Duration>) -> Observation {
+    let (outcome, delivery) = match status {
+        // 503: overloaded, and it says for how long.
+        429 => (Outcome::Throttled { retry_after }, Delivery::NotSent),
+        503 if retry_after.is_some() => (Outcome::Throttled { retry_after }, Delivery::NotSent),
+        401 | 403 => (Outcome::Unauthorized, Delivery::NotSent),
+        // Nobody serves MCP at that address, or not at the moment: a wrong URL, a proxy that wants a
+        // password (407), a deployment under way. Whoever calls has made no mistake.
+        404 | 405 | 407 | 410 | 421 | 425 => (Outcome::Failure, Delivery::NotSent),
+        // The time for reading the request was over. Some proxies say so after they have passed it on.
+        408 => (Outcome::Failure, Delivery::Ambiguous),
+        // This request was read and rejected: its form (400, 411, 415), its size (413, 431), what it
+        // asks for (402, 406, 409, 412, 422, 451). The next one may fare better.
+        400..=499 => (Outcome::Ignored, Delivery::NotSent),
+        // A server that failed may have failed halfway; a proxy (502, 504) does not know. A redirect
+        // that is not followed may be how the server answers what it has done (303).
+        _ => (Outcome::Failure, Delivery::Ambiguous),
     };
-    read(&millis, 1e-3).or_else(|| read(&seconds, 1.0))
-}
-
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) if text.len() <= 32 => text.trim().parse().ok(),
-        _ => None,
-    }
-}
-
-/// A duration from a server's number of seconds: neither negative, nor endless, nor no number.
-pub(crate) fn bounded_by(seconds: f64, longest: Duration) -> Option<Duration> {
-    if seconds.is_nan() || seconds < 0.0 {
-        return None;
-    }
-    Duration::try_from_secs_f64(seconds.min(longest.as_secs_f64())).ok()
-}
-
-fn bounded(seconds: f64) -> Option<Duration> {
-    bounded_by(seconds, LONGEST_RETRY_AFTER)
-}
-
-/// The time in `retry after 3s`, `retry after 1.5 seconds` or `retry after 250ms`, in lower case.
-fn retry_after_in(text: &str) -> Option<Duration> {
-    let rest = ["retry after", "retry-after:", "retry in"]
-        .iter()
-        .find_map(|words| text.split_once(words))?
-        .1
-        .trim_start();
-    let digits = rest
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(rest.len());
-    let value: f64 = rest[..digits].parse().ok()?;
-    let unit = rest[digits..].trim_start();
-    let unit = if unit.starts_with("ms") || unit.starts_with("millis") {
-        1e-3
-    } else if unit.starts_with("min") || (unit.starts_with('m') && !unit.starts_with("mo")) {
-        60.0
-    } else {
-        1.0
-    };
-    bounded(value * unit)
+    Observation::new(outcome, delivery)
 }
 
 #[cfg(test)]
@@ -257,6 +103,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::classify::tests::quick;
 
     fn result(value: Value) -> CallToolResult {
         serde_json::from_value(value).unwrap()
@@ -360,26 +207,6 @@ mod tests {
     }
 
     #[test]
-    fn times_in_text() {
-        for (text, expected) in [
-            ("retry after 3s", Some(3000)),
-            ("retry after 1.5 seconds", Some(1500)),
-            ("retry after 250ms", Some(250)),
-            ("retry after 2m", Some(120_000)),
-            ("retry-after: 7", Some(7000)),
-            ("retry after never", None),
-            ("retry after 1.2.3s", None),
-            ("retry after 99999999999999s", Some(3_600_000)),
-        ] {
-            assert_eq!(
-                retry_after_in(text),
-                expected.map(Duration::from_millis),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
     fn codes_of_json_rpc() {
         let error = |code, data: Option<Value>| {
             let mut error = ErrorData::internal_error("x", data);
@@ -396,18 +223,33 @@ mod tests {
         assert_eq!(error(-32603, Some(data)), throttled(2000));
     }
 
-    proptest! {
-        #[test]
-        fn no_number_makes_an_impossible_wait(seconds in prop::num::f64::ANY) {
-            if let Some(wait) = bounded(seconds) {
-                prop_assert!(wait <= LONGEST_RETRY_AFTER);
-            }
+    #[test]
+    fn http_statuses() {
+        let wait = Some(Duration::from_secs(2));
+        let throttled = |retry_after| (Outcome::Throttled { retry_after }, Delivery::NotSent);
+        let failed = |delivery| (Outcome::Failure, delivery);
+        for (status, retry_after, expected) in [
+            (429, None, throttled(None)),
+            (429, wait, throttled(wait)),
+            (503, wait, throttled(wait)),
+            (503, None, failed(Delivery::Ambiguous)),
+            (500, wait, failed(Delivery::Ambiguous)),
+            (504, None, failed(Delivery::Ambiguous)),
+            (303, None, failed(Delivery::Ambiguous)),
+            (401, None, (Outcome::Unauthorized, Delivery::NotSent)),
+            (403, None, (Outcome::Unauthorized, Delivery::NotSent)),
+            (404, None, failed(Delivery::NotSent)),
+            (408, None, failed(Delivery::Ambiguous)),
+            (400, None, (Outcome::Ignored, Delivery::NotSent)),
+            (413, None, (Outcome::Ignored, Delivery::NotSent)),
+        ] {
+            let said = of_http_status(status, retry_after);
+            assert_eq!((said.outcome, said.delivery), expected, "{status}");
         }
+    }
 
-        #[test]
-        fn no_text_stops_the_text_rules(text in ".{0,3000}") {
-            let _ = TextRules::common().read(&text);
-        }
+    proptest! {
+        #![proptest_config(quick())]
 
         #[test]
         fn no_fields_stop_the_classifier(
