@@ -63,7 +63,8 @@ pub(crate) fn map(
                 .map(of_rejection)
                 .or_else(|| {
                     let verdict = of_observation(observation, target)?;
-                    let retry_after = verdict.retry_after.or(error.retry_after());
+                    let told = || error.retry_after().filter(|_| !verdict.kind.is_final());
+                    let retry_after = verdict.retry_after.or_else(told);
                     Some(Verdict::new(verdict.kind, retry_after))
                 })
                 // The caller's own mistake: the same call would fail the same way.
@@ -105,22 +106,20 @@ fn of_rejection(rejection: &Rejection) -> Verdict {
 
 /// What an observation makes of the activity; `None` where the result is the caller's.
 fn of_observation(observation: Observation, target: &Target<'_>) -> Option<Verdict> {
-    match observation.outcome {
-        Outcome::Throttled { retry_after } => {
-            Some(Verdict::new(FailureKind::Throttled, retry_after))
-        }
-        Outcome::Unauthorized => Some(Verdict::new(FailureKind::Unauthorized, None)),
-        Outcome::Failure => {
-            let kind = match observation.delivery {
-                Delivery::NotSent => FailureKind::ServerUnavailable,
-                delivery if may_repeat(delivery, target.hints) => FailureKind::Failed,
-                Delivery::Executed => FailureKind::FailedForGood,
-                _ => FailureKind::OutcomeUnknown,
-            };
-            Some(Verdict::new(kind, None))
-        }
-        _ => None,
-    }
+    let Observation { outcome, delivery } = observation;
+    let (kind, retry_after) = match outcome {
+        Outcome::Throttled { retry_after } => (FailureKind::Throttled, retry_after),
+        Outcome::Unauthorized => (FailureKind::Unauthorized, None),
+        Outcome::Failure if delivery == Delivery::NotSent => (FailureKind::ServerUnavailable, None),
+        Outcome::Failure => (FailureKind::Failed, None),
+        _ => return None,
+    };
+    // Whatever it is called: what may have been executed is repeated only where that does no harm.
+    Some(match delivery {
+        delivery if may_repeat(delivery, target.hints) => Verdict::new(kind, retry_after),
+        Delivery::Executed => Verdict::new(FailureKind::FailedForGood, None),
+        _ => Verdict::new(FailureKind::OutcomeUnknown, None),
+    })
 }
 
 fn failure(
@@ -314,6 +313,7 @@ mod tests {
             server: "music".into(),
             tool: "add".into(),
             limit: 4096,
+            observed: None,
         };
         let failure = map(Err(too_large), &target(true)).unwrap_err();
         assert_eq!(failure.type_name(), Some("InvalidToolCall"));
@@ -329,6 +329,7 @@ mod tests {
                 status,
                 retry_after,
                 source: Arc::new(std::io::Error::other("status")),
+                observed: None,
             };
             let failure = map(Err(http), &target(idempotent)).unwrap_err();
             let name = failure.type_name().unwrap().to_owned();
@@ -359,6 +360,37 @@ mod tests {
         assert_eq!(failure.type_name(), Some("McpServerUnavailable"));
         let failure = map(Err(broken(Delivery::Ambiguous)), &target(false)).unwrap_err();
         assert_eq!(failure.type_name(), Some("OutcomeUnknown"));
+    }
+
+    #[test]
+    fn a_pause_after_the_work_was_done_is_no_leave_to_do_it_again() {
+        let throttled = |delivery| {
+            let outcome = Outcome::Throttled {
+                retry_after: Some(RETRY),
+            };
+            let lost = ToolError::ConnectionLost {
+                server: "music".into(),
+                tool: "add".into(),
+                observed: Some(Observation::new(outcome, delivery)),
+            };
+            let name = |idempotent| {
+                let failure = map(Err(lost.clone()), &target(idempotent)).unwrap_err();
+                let name = failure.type_name().unwrap().to_owned();
+                (name, failure.next_retry_delay())
+            };
+            (name(false), name(true))
+        };
+        let named = |name: &str, wait| (name.to_owned(), wait);
+        let pause = named("ToolCallThrottled", Some(RETRY));
+        assert_eq!(
+            throttled(Delivery::Executed),
+            (named("ToolCallFailedForGood", None), pause.clone())
+        );
+        assert_eq!(
+            throttled(Delivery::Ambiguous),
+            (named("OutcomeUnknown", None), pause.clone())
+        );
+        assert_eq!(throttled(Delivery::NotSent), (pause.clone(), pause));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use temporalio_common::HasWorkflowDefinition;
 use temporalio_common::protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tokio::time::timeout;
-use toolweir_core::{Reason, Rejection, ReportState, StateReport};
+use toolweir_core::{BoxError, BoxFuture, Reason, Rejection, ReportState, StateReport, WarmUp};
 use toolweir_mcp::{Entry, McpService, ServerRegistry};
 use toolweir_temporal::ToolActivities;
 use toolweir_testkit::{
@@ -43,10 +43,12 @@ const SERVER_GRACE: Duration = Duration::from_millis(100);
 
 /// The servers of these tests, which are one scripted server under three names.
 const MUSIC: &str = "music";
-/// Preflight is refused twice.
+/// Preflight is refused four times.
 const SOON: &str = "soon";
 /// Preflight is always refused.
 const NEVER: &str = "never";
+/// Preflight takes a second, and is always refused.
+const SLUGGISH: &str = "sluggish";
 
 /// How long a refused preflight says to wait.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
@@ -183,12 +185,26 @@ impl ReportState for Refusing {
     }
 }
 
+/// Needs a second to find out that a layer refuses.
+struct Sluggish(Arc<AtomicUsize>);
+
+impl WarmUp for Sluggish {
+    fn warm_up(&self) -> BoxFuture<'_, Result<(), BoxError>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let spent = Rejection::new("rate-limit", Reason::QuotaSpent);
+            Err(spent.with_retry_after(ASK_AGAIN).into())
+        })
+    }
+}
+
 /// A Temporal server, an MCP server, and a worker's activities between them.
 struct Stage {
     temporal: TemporalServer,
     client: Client,
     music: ScriptedServer,
-    /// How often the states of [`SOON`] and [`NEVER`] were read.
+    /// How often [`SOON`], [`NEVER`] and [`SLUGGISH`] were asked.
     asked: Arc<AtomicUsize>,
     /// The task queue's name, and the start of the workflows' ids: the server may be shared.
     name: String,
@@ -224,7 +240,11 @@ impl Stage {
     fn registry(&self) -> Arc<ServerRegistry> {
         let registry = ServerRegistry::builder()
             .server(MUSIC, self.entry())
-            .server(SOON, self.refusing(2))
+            .server(SOON, self.refusing(4))
+            .server(
+                SLUGGISH,
+                self.entry().with_warm_up(Sluggish(self.asked.clone())),
+            )
             .server(NEVER, self.refusing(usize::MAX));
         Arc::new(registry.build().unwrap())
     }
@@ -402,7 +422,7 @@ async fn an_unknown_server_fails_the_workflow_and_lists_the_known() {
             }
             assert_eq!(
                 failure.message,
-                r#"no MCP server named "SpotifyMCP"; known: "music", "never", "soon""#
+                r#"no MCP server named "SpotifyMCP"; known: "music", "never", "sluggish", "soon""#
             );
             assert_eq!(run.attempts().await, [1]);
         })
@@ -446,14 +466,30 @@ async fn patience_waits_on_timers_until_the_server_is_ready() {
             let run = stage.start(Ready::run, input).await;
             let reason = run.result().await;
             assert_eq!(reason.unwrap(), None);
-            assert_eq!(stage.asked.load(Ordering::SeqCst), 3);
+            assert_eq!(stage.asked.load(Ordering::SeqCst), 5);
             let history = run.history().await;
             let timers = history.iter().filter_map(|event| match event {
                 Attributes::TimerStartedEventAttributes(timer) => timer.start_to_fire_timeout,
                 _ => None,
             });
             let timers = Vec::from_iter(timers.map(|timer| Duration::try_from(timer).unwrap()));
-            assert_eq!(timers, [ASK_AGAIN, ASK_AGAIN]);
+            let longer = [400, 800].map(Duration::from_millis);
+            assert_eq!(timers, [ASK_AGAIN, ASK_AGAIN, longer[0], longer[1]]);
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_questions_take_is_taken_from_the_patience() {
+    let stage = Stage::set("sluggish").await;
+    stage
+        .play(async |stage| {
+            let run = stage.start(Ready::run, (SLUGGISH.to_owned(), 2000)).await;
+            let reason = run.result().await.unwrap().unwrap();
+            assert!(reason.contains("quota"), "{reason}");
+            // Each takes a second, so that there is no time for a third.
+            let asked = stage.asked.load(Ordering::SeqCst);
+            assert!((1..=2).contains(&asked), "{asked}");
         })
         .await;
 }

@@ -9,6 +9,7 @@ use temporalio_workflow::{ActivityCloseTimeouts, ActivityOptions, TimerResult, W
 
 use crate::{
     CallError, CallTool, CallToolInput, CallToolOutput, Preflight, PreflightInput, PreflightReport,
+    patience::Patience,
 };
 
 /// One attempt: the layers' short waits and the call itself.
@@ -21,8 +22,6 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const PREFLIGHT_START_TO_CLOSE: Duration = Duration::from_secs(15);
 /// What a preflight that finds no worker may take in all.
 const PREFLIGHT_SCHEDULE_TO_CLOSE: Duration = Duration::from_secs(60);
-/// Ask again no sooner, so that a history does not fill with preflights.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Calls the tools of one MCP server from a workflow.
 ///
@@ -165,7 +164,11 @@ impl ToolClient {
     }
 
     /// Asks until a call would go through, and waits between on a Temporal timer, `patience` at
-    /// most. With no patience it asks once.
+    /// most, what the questions take included. With no patience it asks once.
+    ///
+    /// Each pause is as long as the refusal says, and no shorter than one that doubles each time from
+    /// 100 milliseconds to 30 seconds, or to a hundredth of the patience where that is longer. So a
+    /// history holds some 120 questions at most, however long the patience.
     ///
     /// A refusal whose end is unknown, or further away than the patience left, is the answer at
     /// once: there is nothing to wait for.
@@ -178,20 +181,16 @@ impl ToolClient {
         ctx: &WorkflowContext<W>,
         patience: Duration,
     ) -> Result<Readiness, CallError> {
-        let mut left = patience;
+        let mut patience = Patience::new(patience, ctx.workflow_time());
         loop {
             let report = self.preflight(ctx).await?;
             if report.ready {
                 return Ok(Readiness::Ready);
             }
-            let pause = report
-                .retry_after_ms
-                .map(|ms| Duration::from_millis(ms).max(SHORTEST_PAUSE))
-                .filter(|pause| *pause <= left);
-            let Some(pause) = pause else {
+            let told = report.retry_after_ms.map(Duration::from_millis);
+            let Some(pause) = patience.pause(ctx.workflow_time(), told) else {
                 return Ok(Readiness::Refused(report));
             };
-            left = left.saturating_sub(pause);
             if ctx.timer(pause).await == TimerResult::Cancelled {
                 return Err(CallError::Cancelled);
             }

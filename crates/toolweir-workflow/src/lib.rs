@@ -4,6 +4,7 @@ mod batch;
 mod client;
 mod error;
 mod failure;
+mod patience;
 mod payload;
 
 pub use batch::{Batch, batch};
