@@ -18,19 +18,5 @@ pub(crate) fn run(options: &[String]) -> Result<ExitCode> {
     }
     let mut demo = Command::new(workspace::target().join("debug").join("demo"));
     demo.args(options);
-    become_the(&mut demo)
-}
-
-/// The demo takes this process's place, so that Ctrl-C reaches it alone and the terminal waits until
-/// it has cleaned up.
-#[cfg(unix)]
-fn become_the(demo: &mut Command) -> Result<ExitCode> {
-    use std::os::unix::process::CommandExt as _;
-    let failed = demo.exec();
-    Err(anyhow::Error::new(failed).context(format!("cannot run {}", demo.get_program().display())))
-}
-
-#[cfg(not(unix))]
-fn become_the(demo: &mut Command) -> Result<ExitCode> {
-    workspace::status(demo).map(workspace::exit_code)
+    workspace::become_the(&mut demo)
 }

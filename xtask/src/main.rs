@@ -1,5 +1,6 @@
-//! The workspace's commands: `cargo xtask demo` and `cargo xtask test`.
+//! The workspace's commands: `cargo xtask demo`, `cargo xtask test` and `cargo xtask bench`.
 
+mod bench;
 mod demo;
 mod test;
 mod workspace;
@@ -35,12 +36,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Measure, in an optimised build.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo { options } => demo::run(&options),
         Command::Test { options } => test::run(&options),
+        Command::Bench(bench) => bench::run(&bench),
     };
     result.unwrap_or_else(|error| {
         #[expect(

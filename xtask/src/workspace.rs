@@ -40,3 +40,18 @@ pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
         .and_then(|code| u8::try_from(code).ok())
         .map_or(ExitCode::FAILURE, ExitCode::from)
 }
+
+/// A program takes this process's place, so that Ctrl-C reaches it alone and the terminal waits until
+/// it has cleaned up.
+#[cfg(unix)]
+pub(crate) fn become_the(program: &mut Command) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt as _;
+    let failed = program.exec();
+    let program = program.get_program().display();
+    Err(anyhow::Error::new(failed).context(format!("cannot run {program}")))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn become_the(program: &mut Command) -> Result<ExitCode> {
+    status(program).map(exit_code)
+}
