@@ -19,7 +19,7 @@ use rmcp::{ClientHandler, ServiceExt};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use toolweir_testkit::mcp::{Answer, IDEMPOTENCY_KEY_META, ScriptedServer, Stats};
+use toolweir_testkit::mcp::{Answer, Fault, IDEMPOTENCY_KEY_META, ScriptedServer, Stats};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -121,7 +121,7 @@ async fn tools_are_listed_with_their_hints() {
     assert_eq!(hints("add"), (None, Some(true)));
     assert_eq!(hints("hang"), (None, None));
     assert_eq!(hints("sleep"), (None, None));
-    assert_eq!(tools.len(), 15);
+    assert_eq!(tools.len(), 16);
     ping(&client).await.unwrap();
     let stats = server.stats();
     assert_eq!((stats.list_tools, stats.pings, stats.calls), (1, 1, 0));
@@ -498,4 +498,62 @@ fn answers_are_written_as_they_are_read() {
         let error = text.parse::<Answer>().unwrap_err().to_string();
         assert!(error.contains(&format!("{text:?}")), "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_struck_at_any_moment() {
+    let server = ScriptedServer::new();
+    let struck = client(&server).await;
+    server.strike(&Fault::Half).await;
+    let hangs = timeout(SECOND, send(&struck, "echo", json!({}))).await;
+    assert!(hangs.is_err(), "nothing comes any more");
+    assert_eq!(server.stats().open_connections, 1);
+
+    let struck = client(&server).await;
+    server.script([Answer::Fault(Fault::CloseStdout)]);
+    send(&struck, "echo", json!({})).await.unwrap_err();
+
+    let struck = client(&server).await;
+    server.script([Answer::Fault(Fault::Exit { code: 0 })]);
+    send(&struck, "echo", json!({})).await.unwrap_err();
+
+    server.strike_in_handshake(Fault::Flood { bytes: 100_000 });
+    let flooded = client(&server).await;
+    server.script([Answer::Big { bytes: 70_000 }]);
+    assert_eq!(call(&flooded, "echo", json!({})).await.text.len(), 70_000);
+    let big = call(&flooded, "big", json!({ "bytes": 3 })).await;
+    assert_eq!(big.text, "xxx");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_may_know_the_newest_protocol_alone() {
+    let server = ScriptedServer::new();
+    server.speaks_only("2026-07-28");
+    assert!(connect(server.connect()).await.is_err());
+    let mode = ClientLifecycleMode::Discover {
+        preferred_versions: vec![ProtocolVersion::LATEST],
+    };
+    let client = serve_client_with_lifecycle(mcp_client::config(), server.connect(), mode).await;
+    call(&client.unwrap(), "echo", json!({})).await;
+    assert_eq!(server.stats().discovers, 1);
+}
+
+#[test]
+fn answers_and_faults_are_written_as_they_are_read() {
+    for text in [
+        "big:5",
+        "close-stdout",
+        "garbage",
+        "half",
+        "flood:9",
+        "exit:0",
+        "slow:1",
+    ] {
+        assert_eq!(text.parse::<Answer>().unwrap().to_string(), text);
+    }
+    for text in ["close-stdout", "exit:-1"] {
+        assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
+    }
+    assert!("ok".parse::<Fault>().is_err());
+    assert!("flood:".parse::<Answer>().is_err());
 }

@@ -283,3 +283,156 @@ async fn a_wrong_command_line_is_refused() {
 fn a_missing_example_is_named() {
     let _ = example_program("no_such");
 }
+
+/// Lines of a process that is spoken to by hand.
+struct Lines(BufReader<tokio::process::ChildStdout>);
+
+impl Lines {
+    fn of(process: &mut Child) -> Self {
+        Self(BufReader::new(process.stdout.take().unwrap()))
+    }
+
+    /// The next line, or what there is of it before the end.
+    async fn next(&mut self) -> Vec<u8> {
+        let mut line = Vec::new();
+        let read = self.0.read_until(b'\n', &mut line);
+        timeout(HANG, read).await.unwrap().unwrap();
+        line
+    }
+
+    async fn next_text(&mut self) -> String {
+        String::from_utf8(self.next().await).unwrap()
+    }
+}
+
+/// A process that has answered `initialize`, and what it was told to do at a signal.
+async fn struck(place: &Place, fault: &str) -> (Child, tokio::process::ChildStdin, Lines) {
+    let mut process = place.spawn(&["--fault-on-signal", fault]);
+    let mut input = process.stdin.take().unwrap();
+    let mut lines = Lines::of(&mut process);
+    input.write_all(INITIALIZE).await.unwrap();
+    assert!(lines.next_text().await.contains("scripted-server"));
+    assert!(signal("-USR1", process.id().unwrap()).await);
+    (process, input, lines)
+}
+
+async fn ask(input: &mut tokio::process::ChildStdin, id: u32) {
+    let call = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call",
+        "params": { "name": "echo", "arguments": {} } });
+    input
+        .write_all(format!("{call}\n").as_bytes())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn it_may_close_its_output_and_live() {
+    let place = Place::new();
+    let (mut process, mut input, mut lines) = struck(&place, "close-stdout").await;
+    assert_eq!(lines.next().await, b"");
+    ask(&mut input, 1).await;
+    place.stats_when(|stats| stats.calls_of("echo") == 1).await;
+    assert!(process.try_wait().unwrap().is_none());
+    drop(input);
+    assert_eq!(exit(&mut process).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn it_may_write_garbage_and_go_on() {
+    let place = Place::new();
+    let (_process, mut input, mut lines) = struck(&place, "garbage").await;
+    assert!(String::from_utf8(lines.next().await).is_err());
+    ask(&mut input, 1).await;
+    loop {
+        if lines.next_text().await.contains("\"id\":1,") {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_may_stop_in_the_middle_of_a_message() {
+    let place = Place::new();
+    let (mut process, mut input, mut lines) = struck(&place, "half").await;
+    let mut half = [0; 12];
+    lines.0.read_exact(&mut half).await.unwrap();
+    ask(&mut input, 1).await;
+    place
+        .stats_when(|stats| stats.calls_of("echo") == 1 && stats.in_flight == 0)
+        .await;
+    assert!(process.try_wait().unwrap().is_none());
+    drop(input);
+    let rest = lines.next_text().await;
+    assert!(rest.len() < 100 && !rest.ends_with('\n'), "{rest}");
+}
+
+#[tokio::test]
+async fn it_may_write_a_message_of_any_length() {
+    let place = Place::new();
+    let (_process, mut input, mut lines) = struck(&place, "flood:300000").await;
+    // It is to come between the others, whole: the pipe holds a fifth of it.
+    ask(&mut input, 1).await;
+    let flood = lines.next().await;
+    assert_eq!(flood.len(), 300_000);
+    serde_json::from_slice::<serde_json::Value>(&flood).unwrap();
+    assert!(lines.next_text().await.contains("\"id\":1,"));
+}
+
+#[tokio::test]
+async fn it_may_exit_with_no_complaint() {
+    let place = Place::new();
+    let (mut process, _input, mut lines) = struck(&place, "exit:0").await;
+    assert_eq!(exit(&mut process).await.code(), Some(0));
+    assert_eq!(lines.next().await, b"");
+}
+
+#[tokio::test]
+async fn a_call_or_the_handshake_may_strike_too() {
+    let place = Place::new();
+    let flags = ["--script", "garbage,flood:100000,big:5,exit:0"];
+    let flags = [&flags[..], &["--fault-in-handshake", "flood:5"]].concat();
+    let mut process = place.spawn(&flags);
+    let mut input = process.stdin.take().unwrap();
+    let mut lines = Lines::of(&mut process);
+    input.write_all(INITIALIZE).await.unwrap();
+    assert!(lines.next_text().await.contains("notifications/message"));
+    assert!(lines.next_text().await.contains("scripted-server"));
+    let mut lengths = Vec::new();
+    for id in 1..=3 {
+        ask(&mut input, id).await;
+        let answer = format!("\"id\":{id},");
+        loop {
+            let line = lines.next().await;
+            lengths.push(line.len());
+            if String::from_utf8_lossy(&line).contains(&answer) {
+                break;
+            }
+        }
+    }
+    assert!(lengths.contains(&100_000), "{lengths:?}");
+    ask(&mut input, 4).await;
+    assert_eq!(lines.next().await, b"");
+    assert_eq!(exit(&mut process).await.code(), Some(0));
+    assert_eq!(place.stats().calls_of("echo"), 4);
+
+    let mut process = place.spawn(&["--fault-in-handshake", "close-stdout"]);
+    let mut input = process.stdin.take().unwrap();
+    input.write_all(INITIALIZE).await.unwrap();
+    assert_eq!(Lines::of(&mut process).next().await, b"");
+    assert!(process.try_wait().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn it_may_speak_a_version_that_nobody_knows_or_that_has_no_handshake() {
+    let place = Place::new();
+    for (version, said) in [
+        ("1900-01-01", "\"protocolVersion\":\"1900-01-01\""),
+        ("2026-07-28", "\"error\":"),
+    ] {
+        let mut process = place.spawn(&["--speaks-only", version]);
+        let mut input = process.stdin.take().unwrap();
+        input.write_all(INITIALIZE).await.unwrap();
+        let line = Lines::of(&mut process).next_text().await;
+        assert!(line.contains(said), "{line}");
+    }
+}

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::fault::Fault;
+
 /// What a script answers a call with, in place of the tool or around it.
 ///
 /// Written as text (a process takes its script so): the name in kebab case, with the number after a
@@ -41,6 +43,14 @@ pub enum Answer {
     Die,
     /// The tool does its work, then as with [`Die`](Self::Die). `die-after`
     DieAfter,
+    /// A text of so many bytes. `big:BYTES`
+    Big {
+        /// How many letters.
+        bytes: usize,
+    },
+    /// The stream is struck before the tool did anything. Where the server goes on after that, the tool
+    /// answers by itself; where it does not, no answer comes. Written as the [`Fault`] is.
+    Fault(Fault),
 }
 
 impl fmt::Display for Answer {
@@ -57,6 +67,8 @@ impl fmt::Display for Answer {
             Self::HangAfter => f.write_str("hang-after"),
             Self::Die => f.write_str("die"),
             Self::DieAfter => f.write_str("die-after"),
+            Self::Big { bytes } => write!(f, "big:{bytes}"),
+            Self::Fault(fault) => fault.fmt(f),
         }
     }
 }
@@ -65,12 +77,7 @@ impl FromStr for Answer {
     type Err = ParseAnswerError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseAnswerError(text.chars().take(MAX_SHOWN).collect());
-        let (name, number) = match text.split_once(':') {
-            Some((name, number)) => (name, Some(number)),
-            None => (text, None),
-        };
-        let answer = match (name, number) {
+        let answer = match split(text) {
             ("ok", None) => Self::Ok,
             ("fail", None) => Self::Fail,
             ("text-throttle", None) => Self::TextThrottle,
@@ -80,32 +87,54 @@ impl FromStr for Answer {
             ("die", None) => Self::Die,
             ("die-after", None) => Self::DieAfter,
             ("slow", Some(ms)) => Self::Slow {
-                ms: ms.parse().map_err(|_| error())?,
+                ms: number(text, ms)?,
             },
             ("throttle", Some(ms)) => Self::Throttle {
-                retry_after_ms: ms.parse().map_err(|_| error())?,
+                retry_after_ms: number(text, ms)?,
             },
             ("error", Some(code)) => Self::Error {
-                code: code.parse().map_err(|_| error())?,
+                code: number(text, code)?,
             },
-            _ => return Err(error()),
+            ("big", Some(bytes)) => Self::Big {
+                bytes: number(text, bytes)?,
+            },
+            _ => Self::Fault(text.parse()?),
         };
         Ok(answer)
     }
 }
 
+/// A name, and the number after it.
+pub(super) fn split(text: &str) -> (&str, Option<&str>) {
+    match text.split_once(':') {
+        Some((name, number)) => (name, Some(number)),
+        None => (text, None),
+    }
+}
+
+pub(super) fn number<N: FromStr>(text: &str, number: &str) -> Result<N, ParseAnswerError> {
+    number.parse().map_err(|_| ParseAnswerError::new(text))
+}
+
 const MAX_SHOWN: usize = 40;
 
-/// A text that names no [`Answer`].
+/// A text that names no [`Answer`], or no [`Fault`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseAnswerError(String);
+
+impl ParseAnswerError {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.chars().take(MAX_SHOWN).collect())
+    }
+}
 
 impl fmt::Display for ParseAnswerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "{:?} is no answer: use ok, slow:MS, fail, throttle:MS, text-throttle, unauthorised, \
-             error:CODE, hang, hang-after, die or die-after",
+             error:CODE, hang, hang-after, die, die-after, big:BYTES, close-stdout, garbage, half, \
+             flood:BYTES or exit:CODE",
             self.0
         )
     }

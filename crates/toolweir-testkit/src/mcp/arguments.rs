@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use super::answer::Answer;
+use super::fault::Fault;
 
 /// An MCP server on stdin and stdout that does what it is told.
 #[derive(Debug, Parser)]
@@ -29,6 +30,19 @@ pub(super) struct Arguments {
     /// Never answer initialize.
     #[arg(long)]
     pub(super) hang_in_handshake: bool,
+
+    /// What happens to stdout, or to the process, at initialize: close-stdout, garbage, half,
+    /// flood:BYTES or exit:CODE.
+    #[arg(long, value_name = "FAULT")]
+    pub(super) fault_in_handshake: Option<Fault>,
+
+    /// The same at SIGUSR1.
+    #[arg(long, value_name = "FAULT")]
+    pub(super) fault_on_signal: Option<Fault>,
+
+    /// Know this version of the protocol alone.
+    #[arg(long, value_name = "VERSION")]
+    pub(super) speaks_only: Option<String>,
 
     /// Start a process of one's own that lives on. It holds stderr open, and nothing else.
     #[arg(long)]

@@ -1,5 +1,6 @@
 //! A connection's side of the protocol: what is counted, and what the script decides.
 
+use std::borrow::Cow;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +9,16 @@ use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::tool::ToolCallContext;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CancelledNotificationParam,
-    DiscoverResult, ErrorCode, InitializeRequestParams, InitializeResult, ListToolsResult,
-    PaginatedRequestParams,
+    ContentBlock, DiscoverResult, ErrorCode, Implementation, InitializeRequestParams,
+    InitializeResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion, ServerCapabilities,
+    ServerConfig,
 };
 use rmcp::service::{NotificationContext, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt, tool_handler};
 use tokio::time::sleep;
 
 use super::answer::Answer;
+use super::fault::Fault;
 use super::link::{End, Link};
 use super::refusal;
 use super::state::State;
@@ -26,11 +29,7 @@ pub(super) const DEATH_CODE: i32 = 1;
 /// Serves a connection to its end.
 pub(super) async fn serve(state: Arc<State>, link: Arc<Link>) {
     let stream = link.stream();
-    let connection = Connection {
-        state,
-        link,
-        router: Connection::tools(),
-    };
+    let connection = Connection::new(state, Way::Stream(link));
     // A handshake that fails is the client's to report, or what the script asked for.
     if let Ok(running) = connection.serve(stream).await {
         let _ = running.waiting().await;
@@ -40,12 +39,66 @@ pub(super) async fn serve(state: Arc<State>, link: Arc<Link>) {
 /// The handler of one connection.
 pub(super) struct Connection {
     pub(super) state: Arc<State>,
-    pub(super) link: Arc<Link>,
+    way: Way,
     router: ToolRouter<Self>,
 }
 
-#[tool_handler(router = self.router, name = "scripted-server")]
+/// How the client is reached.
+pub(super) enum Way {
+    Stream(Arc<Link>),
+    /// What a session outlives: its requests come by one TCP connection each.
+    #[cfg(feature = "http")]
+    Http(std::sync::Weak<super::http::Shared>),
+}
+
+impl Way {
+    /// Until the client has hung up, or nothing passes any more. A session over HTTP never hears of it.
+    async fn until(&self, end: End) {
+        match self {
+            Self::Stream(link) => link.until(end).await,
+            #[cfg(feature = "http")]
+            Self::Http(_) => pending().await,
+        }
+    }
+
+    fn cut(&self) {
+        if let Self::Stream(link) = self {
+            link.cut();
+        }
+    }
+
+    fn die(&self, state: &State, code: i32) {
+        match self {
+            Self::Stream(link) => state.die(link, code),
+            #[cfg(feature = "http")]
+            Self::Http(server) => {
+                if let Some(server) = server.upgrade() {
+                    server.crash();
+                }
+            }
+        }
+    }
+}
+
+#[tool_handler(router = self.router)]
 impl ServerHandler for Connection {
+    fn get_info(&self) -> ServerConfig {
+        let capabilities = ServerCapabilities::builder().enable_tools().build();
+        let name = Implementation::new("scripted-server", env!("CARGO_PKG_VERSION"));
+        let info = ServerConfig::new(capabilities).with_server_info(name);
+        match self.state.script().version.clone() {
+            Some(version) => info.with_protocol_version(version),
+            None => info,
+        }
+    }
+
+    fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
+        match self.state.script().version.clone() {
+            Some(version) => vec![version].into(),
+            None => ProtocolVersion::KNOWN_VERSIONS.into(),
+        }
+    }
+
     async fn initialize(
         &self,
         request: InitializeRequestParams,
@@ -74,7 +127,7 @@ impl ServerHandler for Connection {
         }
         tokio::select! {
             () = context.ct.cancelled() => {}
-            () = self.link.until(End::HungUp) => self.link.cut(),
+            () = self.way.until(End::HungUp) => self.way.cut(),
         }
         Err(unheard())
     }
@@ -115,10 +168,10 @@ impl ServerHandler for Connection {
                 self.state.record(|stats| count(&mut stats.cancelled_by_tool, &tool));
                 Err(unheard())
             }
-            () = self.link.until(End::Cut) => Err(unheard()),
+            () = self.way.until(End::Cut) => Err(unheard()),
             answer = self.scripted_answer(request, context) => answer,
-            () = self.link.until(End::HungUp) => {
-                self.link.cut();
+            () = self.way.until(End::HungUp) => {
+                self.way.cut();
                 Err(unheard())
             }
         }
@@ -126,26 +179,57 @@ impl ServerHandler for Connection {
 }
 
 impl Connection {
+    pub(super) fn new(state: Arc<State>, way: Way) -> Self {
+        let router = Self::tools();
+        Self { state, way, router }
+    }
+
     /// What comes before the first answer, if it comes.
     async fn handshake(&self) -> Result<(), ErrorData> {
-        let (delay, hang, die) = {
+        let (delay, mut hang, die, fault) = {
             let script = self.state.script();
             let (hang, die) = (script.hang_in_handshake, script.die_in_handshake);
-            (script.start_delay, hang, die)
+            let fault = script.fault_in_handshake.clone();
+            (script.start_delay, hang, die, fault)
         };
         tokio::select! {
             () = wait(delay) => {}
-            () = self.link.until(End::HungUp) => return Err(unheard()),
+            () = self.way.until(End::HungUp) => return Err(unheard()),
         }
         if let Some(code) = die {
-            self.state.die(&self.link, code);
+            self.way.die(&self.state, code);
             return Err(unheard());
         }
+        if let Some(fault) = fault {
+            self.strike(&fault).await?;
+            hang |= !fault.goes_on();
+        }
         if hang {
-            // Nobody else reads while this lasts, and the client's end must be seen.
-            self.link.ignore_input().await;
-            self.link.cut();
+            self.ignore_input().await;
             return Err(unheard());
+        }
+        Ok(())
+    }
+
+    /// Nobody else reads in the handshake, and the client's end must be seen.
+    async fn ignore_input(&self) {
+        if let Way::Stream(link) = &self.way {
+            link.ignore_input().await;
+        }
+        self.way.until(End::HungUp).await;
+        self.way.cut();
+    }
+
+    async fn strike(&self, fault: &Fault) -> Result<(), ErrorData> {
+        match (&self.way, fault) {
+            (Way::Stream(link), _) => self.state.strike(link, fault).await,
+            #[cfg(feature = "http")]
+            (Way::Http(_), Fault::Exit { code }) => self.way.die(&self.state, *code),
+            #[cfg(feature = "http")]
+            (Way::Http(_), _) => {
+                let message = "this fault is one of streams, and there is none";
+                return Err(ErrorData::internal_error(message, None));
+            }
         }
         Ok(())
     }
@@ -180,6 +264,15 @@ impl Connection {
                 let _unsent = self.own_answer(request, context).await;
                 self.die().await
             }
+            Answer::Big { bytes } => Ok(big(bytes).into()),
+            Answer::Fault(fault) => {
+                self.strike(&fault).await?;
+                if fault.goes_on() {
+                    self.own_answer(request, context).await
+                } else {
+                    pending().await
+                }
+            }
         }
     }
 
@@ -209,9 +302,13 @@ impl Connection {
 
     /// Never returns: with the link gone the call is dropped.
     pub(super) async fn die<T>(&self) -> T {
-        self.state.die(&self.link, DEATH_CODE);
+        self.way.die(&self.state, DEATH_CODE);
         pending().await
     }
+}
+
+pub(super) fn big(bytes: usize) -> CallToolResult {
+    CallToolResult::success(vec![ContentBlock::text("x".repeat(bytes))])
 }
 
 /// No time at all if there is none to wait: a timer is at least a millisecond.

@@ -3,7 +3,8 @@
 //!
 //! In memory it is a [`ScriptedServer`]: every [`connect`](ScriptedServer::connect) is a new
 //! connection to the same script and the same counters. As a process it is [`stdio_main`] behind
-//! command-line flags, found by a test with [`scripted_server_program`].
+//! command-line flags, found by a test with [`scripted_server_program`]. With the feature `http`,
+//! `ScriptedServer::serve_http` puts it on a port as well.
 //!
 //! # Tools
 //!
@@ -18,6 +19,7 @@
 //! | `sleep` | `ms` | `{"slept_ms":N}`, after that time |
 //! | `progress` | `steps`, `every_ms` | `{"steps":N,"reported":bool}`, with a progress notification a step |
 //! | `error` | `code`, `message` | that JSON-RPC error |
+//! | `big` | `bytes` | a text of so many letters; read-only |
 //! | `die` | none | none: the connection drops, or the process exits with code 1 |
 //! | `add` | `key` | `{"key":K,"applied":bool}`; the effect happens once per idempotency key |
 //! | `guarded` | none | `{"generation":N}`, or an error `{"status":401,"error":"token_expired"}` |
@@ -32,17 +34,24 @@
 
 mod answer;
 mod arguments;
+mod fault;
 mod handler;
+#[cfg(feature = "http")]
+mod http;
 mod link;
 mod process;
 mod refusal;
 mod server;
 mod state;
 mod stats;
+mod stdio;
 mod token;
 mod tools;
 
 pub use answer::{Answer, ParseAnswerError};
+pub use fault::Fault;
+#[cfg(feature = "http")]
+pub use http::{HttpBody, HttpFault, HttpScriptedServer, Posts};
 pub use process::{example_program, scripted_server_program, stdio_main};
 pub use server::ScriptedServer;
 pub use stats::Stats;

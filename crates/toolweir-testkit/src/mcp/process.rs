@@ -10,14 +10,20 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use rmcp::transport::stdio_pipes;
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::arguments::Arguments;
+#[cfg(unix)]
+use super::fault::Fault;
 use super::handler::serve;
 use super::link::Link;
 use super::server::ScriptedServer;
+#[cfg(unix)]
+use super::state::State;
 use super::stats::StatsFile;
+use super::stdio::StandardStreams;
 
 /// However it is told to hang, no server outlives the test it was for by more than this.
 const LIFE: Duration = Duration::from_secs(1000);
@@ -59,7 +65,7 @@ async fn serve_stdio(arguments: &Arguments) -> anyhow::Result<()> {
     #[cfg(unix)]
     let _ignored = arguments
         .ignore_sigterm
-        .then(|| tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()))
+        .then(|| signal(SignalKind::terminate()))
         .transpose()
         .context("SIGTERM cannot be caught")?;
     let server = scripted(arguments);
@@ -74,14 +80,26 @@ async fn serve_stdio(arguments: &Arguments) -> anyhow::Result<()> {
         writeln!(stdout, "{banner}")?;
         stdout.flush()?;
     }
-    let (input, output) = stdio_pipes();
     let state = Arc::clone(server.state());
-    let link = Link::new(tokio::io::join(input, output), Arc::clone(&state));
+    let link = Link::new(StandardStreams::own(), Arc::clone(&state));
+    state.add_link(&link);
+    #[cfg(unix)]
+    if let Some(fault) = arguments.fault_on_signal.clone() {
+        let signals = signal(SignalKind::user_defined1()).context("SIGUSR1 cannot be caught")?;
+        tokio::spawn(strike_on(signals, fault, Arc::clone(&state)));
+    }
     serve(state, link).await;
     if arguments.ignore_eof {
         pending::<()>().await;
     }
     Ok(())
+}
+
+#[cfg(unix)]
+async fn strike_on(mut signals: Signal, fault: Fault, state: Arc<State>) {
+    while signals.recv().await.is_some() {
+        state.strike_links(&fault).await;
+    }
 }
 
 fn scripted(arguments: &Arguments) -> ScriptedServer {
@@ -91,6 +109,8 @@ fn scripted(arguments: &Arguments) -> ScriptedServer {
         .start_delay(Duration::from_millis(arguments.start_delay_ms))
         .hang_in_handshake(arguments.hang_in_handshake)
         .reject_refresh(arguments.reject_refresh)
+        .strike_in_handshake(arguments.fault_in_handshake.clone())
+        .speaks_only(arguments.speaks_only.as_deref())
         .script(arguments.script.iter().cloned());
     server.state().script().die_in_handshake = arguments.exit_in_handshake;
     if let Some(life) = arguments.token_life_ms {

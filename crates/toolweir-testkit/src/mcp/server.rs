@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rmcp::model::ProtocolVersion;
+use serde_json::Value;
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::fault::Fault;
 use super::handler::serve;
 use super::link::Link;
 use super::state::{OnDeath, State};
@@ -91,6 +94,25 @@ impl ScriptedServer {
     pub fn die_in_handshake(&self, die: bool) -> &Self {
         self.state.script().die_in_handshake = die.then_some(1);
         self
+    }
+
+    /// What happens to the stream at `initialize`, before the answer.
+    pub fn strike_in_handshake(&self, fault: impl Into<Option<Fault>>) -> &Self {
+        self.state.script().fault_in_handshake = fault.into();
+        self
+    }
+
+    /// The one version of the protocol that the server knows, such as `2026-07-28`, which has no
+    /// `initialize`, or one that nobody else knows. `None`: all that rmcp knows.
+    pub fn speaks_only<'a>(&self, version: impl Into<Option<&'a str>>) -> &Self {
+        self.state.script().version = version.into().map(protocol_version);
+        self
+    }
+
+    /// Does this to every open connection that is a stream, and returns when it is done. It waits for
+    /// a client that does not read.
+    pub async fn strike(&self, fault: &Fault) {
+        self.state.strike_links(fault).await;
     }
 
     /// Whether a new connection is closed before anything is read from it.
@@ -178,4 +200,9 @@ impl ScriptedServer {
             let _ = watch.changed().await;
         }
     }
+}
+
+/// rmcp makes versions that it does not know from what it reads alone.
+fn protocol_version(version: &str) -> ProtocolVersion {
+    serde_json::from_value(Value::from(version)).unwrap_or_default()
 }

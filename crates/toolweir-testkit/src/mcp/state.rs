@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use rmcp::model::ProtocolVersion;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::link::Link;
+use super::fault::{Fault, GARBAGE, HALF, flood};
+use super::link::{Link, Then};
 use super::stats::{Stats, StatsFile};
 use super::token::Token;
 
@@ -43,6 +45,9 @@ pub(super) struct Script {
     pub(super) hang_in_handshake: bool,
     /// With which code, where dying is an exit.
     pub(super) die_in_handshake: Option<i32>,
+    pub(super) fault_in_handshake: Option<Fault>,
+    /// The one protocol version that the server knows, if it does not know all of rmcp's.
+    pub(super) version: Option<ProtocolVersion>,
     pub(super) refuse_connections: bool,
     pub(super) hang_pings: bool,
     pub(super) token: Token,
@@ -58,6 +63,8 @@ impl Script {
             start_delay: Duration::ZERO,
             hang_in_handshake: false,
             die_in_handshake: None,
+            fault_in_handshake: None,
+            version: None,
             refuse_connections: false,
             hang_pings: false,
             token: Token::new(Instant::now()),
@@ -121,20 +128,40 @@ impl State {
     }
 
     pub(super) fn add_link(&self, link: &Arc<Link>) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links();
         links.retain(|link| link.strong_count() > 0);
         links.push(Arc::downgrade(link));
     }
 
     pub(super) fn cut_links(&self) {
-        let links = {
-            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *links)
-        };
+        let links = std::mem::take(&mut *self.links());
         links
             .iter()
             .filter_map(Weak::upgrade)
             .for_each(|link| link.cut());
+    }
+
+    /// Does this to the connection.
+    pub(super) async fn strike(&self, link: &Arc<Link>, fault: &Fault) {
+        match *fault {
+            Fault::CloseStdout => link.inject(Vec::new(), Then::End).await,
+            Fault::Garbage => link.inject(GARBAGE.to_vec(), Then::GoOn).await,
+            Fault::Half => link.inject(HALF.to_vec(), Then::Silence).await,
+            Fault::Flood { bytes } => link.inject(flood(bytes), Then::GoOn).await,
+            Fault::Exit { code } => self.die(link, code),
+        }
+    }
+
+    /// Does this to every connection that stands.
+    pub(super) async fn strike_links(&self, fault: &Fault) {
+        let links = self.links().clone();
+        for link in links.iter().filter_map(Weak::upgrade) {
+            self.strike(&link, fault).await;
+        }
+    }
+
+    fn links(&self) -> MutexGuard<'_, Vec<Weak<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the connection, or the process with this code.

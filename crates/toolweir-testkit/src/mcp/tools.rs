@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::IDEMPOTENCY_KEY_META;
-use super::handler::{Connection, count, wait};
+use super::handler::{Connection, big, count, wait};
 use super::refusal;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -51,6 +51,12 @@ struct ErrorArguments {
     /// What it says.
     #[serde(default)]
     message: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct BigArguments {
+    /// How many letters.
+    bytes: usize,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -142,6 +148,12 @@ impl Connection {
     #[tool(name = "die")]
     async fn die_tool(&self) -> CallToolResult {
         self.die().await
+    }
+
+    /// Answers with a text.
+    #[tool(name = "big", annotations(read_only_hint = true))]
+    async fn big_tool(&self, Parameters(arguments): Parameters<BigArguments>) -> CallToolResult {
+        big(arguments.bytes)
     }
 
     /// Has an effect, once per idempotency key.

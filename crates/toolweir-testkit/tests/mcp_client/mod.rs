@@ -6,19 +6,24 @@ use rmcp::model::{
     ProtocolVersion,
 };
 use rmcp::service::{ClientInitializeError, Peer, RoleClient, RunningService, ServiceError};
+use rmcp::transport::IntoTransport;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) type Client = RunningService<RoleClient, ClientConfig>;
 
 /// A client that shakes hands with `initialize`, as ours do.
-pub(crate) async fn connect(
-    stream: impl AsyncRead + AsyncWrite + Send + 'static,
-) -> Result<Client, ClientInitializeError> {
+pub(crate) async fn connect<T, E, A>(transport: T) -> Result<Client, ClientInitializeError>
+where
+    T: IntoTransport<RoleClient, E, A>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    config().serve(transport).await
+}
+
+pub(crate) fn config() -> ClientConfig {
     let implementation = Implementation::new("a-test", "1");
-    let config = ClientConfig::new(ClientCapabilities::default(), implementation)
-        .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE);
-    config.serve(stream).await
+    ClientConfig::new(ClientCapabilities::default(), implementation)
+        .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
 }
 
 pub(crate) fn request(tool: &'static str, arguments: Value) -> CallToolRequestParams {
