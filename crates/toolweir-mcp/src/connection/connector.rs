@@ -139,7 +139,7 @@ impl Connector {
             }
             #[cfg(feature = "http")]
             Self::Http(endpoint) => {
-                let transport = endpoint.transport(attempted.most_bytes);
+                let transport = endpoint.transport(attempted.most_bytes, listener.listening());
                 let shaking = shake_hands(transport, listener, dialect);
                 (timeout_at(until, shaking).await, None)
             }

@@ -35,6 +35,8 @@ struct Heard {
     progress: Mutex<Routes>,
     /// Marked changed when the server says that its tools have changed.
     tools_changed: watch::Sender<()>,
+    /// Dropped with the last listener, it says that nobody waits for anything any more.
+    listening: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -47,6 +49,13 @@ impl Listener {
     /// Sees a change of the tools from now on.
     pub(crate) fn tools_changed(&self) -> watch::Receiver<()> {
         self.heard.tools_changed.subscribe()
+    }
+
+    /// Closed when the last clone of this listener is gone, and with it the connection or the attempt
+    /// to make one.
+    #[cfg(feature = "http")]
+    pub(crate) fn listening(&self) -> watch::Receiver<()> {
+        self.heard.listening.subscribe()
     }
 
     pub(crate) fn tools_have_changed(&self) {

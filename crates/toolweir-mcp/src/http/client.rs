@@ -1,6 +1,6 @@
 //! The client that requests go out through: with the token of the moment.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::pending, sync::Arc};
 
 use ::http::{HeaderName, HeaderValue};
 use rmcp::{
@@ -10,6 +10,7 @@ use rmcp::{
         StreamableHttpResponseLimits,
     },
 };
+use tokio::sync::watch;
 
 use super::{
     BearerToken,
@@ -21,6 +22,9 @@ use super::{
 pub(crate) struct HttpClient {
     kind: Kind,
     bearer: Option<BearerToken>,
+    /// Closed when the connection is given up. rmcp's own task for a handshake would wait for the answer
+    /// to a request for ever, after everybody else has gone.
+    listening: Option<watch::Receiver<()>>,
 }
 
 #[derive(Clone)]
@@ -33,13 +37,19 @@ enum Kind {
 type HttpError = StreamableHttpError<reqwest::Error>;
 type Headers = HashMap<HeaderName, HeaderValue>;
 
-/// The same call on whichever client it is.
+/// The same call on whichever client it is, until the connection is given up.
 macro_rules! on {
     ($self:ident, $client:ident => $call:expr) => {
-        match &$self.kind {
-            Kind::Plain($client) => $call.await,
-            #[cfg(feature = "oauth")]
-            Kind::OAuth($client) => $call.await,
+        tokio::select! {
+            biased;
+            answer = async {
+                match &$self.kind {
+                    Kind::Plain($client) => $call.await,
+                    #[cfg(feature = "oauth")]
+                    Kind::OAuth($client) => $call.await,
+                }
+            } => answer,
+            () = $self.given_up() => Err(HttpError::TransportChannelClosed),
         }
     };
 }
@@ -49,6 +59,7 @@ impl HttpClient {
         Self {
             kind: Kind::Plain(client),
             bearer: None,
+            listening: None,
         }
     }
 
@@ -57,12 +68,25 @@ impl HttpClient {
         Self {
             kind: Kind::OAuth(client),
             bearer: None,
+            listening: None,
         }
     }
 
     pub(super) fn with_bearer(mut self, bearer: Option<BearerToken>) -> Self {
         self.bearer = bearer;
         self
+    }
+
+    pub(super) fn while_open(mut self, listening: watch::Receiver<()>) -> Self {
+        self.listening = Some(listening);
+        self
+    }
+
+    async fn given_up(&self) {
+        let Some(mut listening) = self.listening.clone() else {
+            return pending().await;
+        };
+        while listening.changed().await.is_ok() {}
     }
 
     fn token(&self, given: Option<String>) -> Option<String> {

@@ -12,6 +12,7 @@ use reqwest::redirect::{Attempt, Policy};
 use rmcp::transport::{
     StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig,
 };
+use tokio::sync::watch;
 use toolweir_core::ConfigError;
 
 use super::HttpClient;
@@ -270,9 +271,11 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// A transport whose requests end when `listening` is closed.
     pub(crate) fn transport(
         &self,
         max_response_bytes: usize,
+        listening: watch::Receiver<()>,
     ) -> StreamableHttpClientTransport<HttpClient> {
         let config = StreamableHttpClientTransportConfig::with_uri(self.url.clone())
             .custom_headers(self.headers.clone())
@@ -281,7 +284,8 @@ impl Endpoint {
             .max_sse_event_size(max_response_bytes)
             // A lost session is a lost connection: it is replaced as one, with all that follows.
             .reinit_on_expired_session(false);
-        StreamableHttpClientTransport::with_client(self.client.clone(), config)
+        let client = self.client.clone().while_open(listening);
+        StreamableHttpClientTransport::with_client(client, config)
     }
 }
 
