@@ -4,24 +4,36 @@ use toolweir_core::Delivery;
 
 /// What is known of a tool's effects, from its annotations or from configuration.
 ///
-/// The names are those of the MCP specification's tool annotations. They are hints: a server may be
-/// wrong about itself, and configuration goes before them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The names are those of the MCP specification's tool annotations, and so is what holds where nothing
+/// is said: a tool changes something, may destroy what was there, and does more if it is called again.
+/// They are hints: a server may be wrong about itself, and configuration goes before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ToolHints {
     /// It changes nothing.
     pub read_only: bool,
     /// Called again with the same arguments it has no further effect.
     pub idempotent: bool,
+    /// It may change or remove what is there, and not only add to it. For those who ask before a call is
+    /// made; whether a call may be repeated does not depend on it.
+    pub destructive: bool,
+}
+
+impl Default for ToolHints {
+    /// A tool of which nothing is known.
+    fn default() -> Self {
+        Self::idempotent(false)
+    }
 }
 
 impl ToolHints {
-    /// A tool that is as safe to repeat as `idempotent` says.
+    /// A tool that is as safe to repeat as `idempotent` says, and of which nothing else is known.
     #[must_use]
     pub const fn idempotent(idempotent: bool) -> Self {
         Self {
             read_only: false,
             idempotent,
+            destructive: true,
         }
     }
 
@@ -34,17 +46,21 @@ impl ToolHints {
 
 impl From<&rmcp::model::ToolAnnotations> for ToolHints {
     fn from(annotations: &rmcp::model::ToolAnnotations) -> Self {
+        let read_only = annotations.read_only_hint.unwrap_or(false);
         Self {
-            read_only: annotations.read_only_hint.unwrap_or(false),
+            read_only,
             idempotent: annotations.idempotent_hint.unwrap_or(false),
+            // By the specification it has a meaning only where the tool is not read-only.
+            destructive: !read_only && annotations.destructive_hint.unwrap_or(true),
         }
     }
 }
 
 /// Whether a call may be repeated. Whoever repeats calls asks this and nothing else.
 ///
-/// A call that was surely not sent may. One that was, or may have been, executed may where a second
-/// execution does no harm.
+/// A call that was surely not sent may. One that was, or may have been, executed may where the tool is
+/// read-only or idempotent. Of any other tool a second execution is a second effect, also where
+/// `destructiveHint` is false: what a tool adds would be there twice.
 #[must_use]
 pub const fn may_repeat(delivery: Delivery, hints: ToolHints) -> bool {
     matches!(delivery, Delivery::NotSent) || hints.is_repeatable()
@@ -52,15 +68,52 @@ pub const fn may_repeat(delivery: Delivery, hints: ToolHints) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rmcp::model::ToolAnnotations;
+    use serde_json::json;
+
     use super::*;
+
+    fn said(annotations: serde_json::Value) -> ToolHints {
+        ToolHints::from(&serde_json::from_value::<ToolAnnotations>(annotations).unwrap())
+    }
 
     #[test]
     fn only_what_is_harmless_or_was_not_sent_may_be_repeated() {
-        let unsafe_tool = ToolHints::default();
-        let safe_tool = ToolHints::idempotent(true);
-        assert!(may_repeat(Delivery::NotSent, unsafe_tool));
-        assert!(!may_repeat(Delivery::Ambiguous, unsafe_tool));
-        assert!(!may_repeat(Delivery::Executed, unsafe_tool));
-        assert!(may_repeat(Delivery::Ambiguous, safe_tool));
+        for (annotations, repeatable) in [
+            (json!({}), false),
+            (json!({ "readOnlyHint": true }), true),
+            (json!({ "idempotentHint": true }), true),
+            (
+                json!({ "idempotentHint": true, "destructiveHint": true }),
+                true,
+            ),
+            (
+                json!({ "readOnlyHint": true, "idempotentHint": false }),
+                true,
+            ),
+            // It adds: a second execution adds twice.
+            (json!({ "destructiveHint": false }), false),
+            (json!({ "destructiveHint": true }), false),
+            (
+                json!({ "readOnlyHint": false, "idempotentHint": false, "destructiveHint": false }),
+                false,
+            ),
+        ] {
+            let hints = said(annotations.clone());
+            assert!(may_repeat(Delivery::NotSent, hints), "{annotations}");
+            for delivery in [Delivery::Ambiguous, Delivery::Executed] {
+                assert_eq!(may_repeat(delivery, hints), repeatable, "{annotations}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_what_the_specification_says() {
+        assert_eq!(said(json!({})), ToolHints::default());
+        let hints = ToolHints::default();
+        assert!(!hints.read_only && !hints.idempotent && hints.destructive);
+        assert!(!said(json!({ "destructiveHint": false })).destructive);
+        assert!(!said(json!({ "readOnlyHint": true })).destructive);
+        assert!(!said(json!({ "readOnlyHint": true, "destructiveHint": true })).destructive);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
 
 pub(crate) use answer::{of_http_status, of_result, of_rpc_error};
 pub(crate) use custom::{Classifier, Custom};
+#[cfg(feature = "token-freshness")]
 pub(crate) use retry_after::bounded_by;
 #[cfg(feature = "http")]
 pub(crate) use retry_after::in_header;

@@ -1,6 +1,7 @@
 //! What a failed HTTP exchange says of its call.
 
 use std::{
+    error::Error,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -41,7 +42,7 @@ pub(crate) fn of_service_error(
         return Err(error);
     };
     let (server, tool) = (server.clone(), tool.clone());
-    let source = Arc::new(without_url(error));
+    let source = source_of(error);
     let observed = None;
     Ok(match failed {
         Failed::Status(status, retry_after) => ToolError::Http {
@@ -140,19 +141,194 @@ fn of_words(said: &str) -> Failed {
     }
 }
 
-/// The error without the server's URL, which may hold a secret.
-fn without_url(error: ServiceError) -> ServiceError {
-    let ServiceError::TransportSend(mut error) = error else {
-        return error;
+/// The error that is told: without what rmcp wraps around it, which hides its sources, and without the
+/// server's URL, which may hold a secret.
+fn source_of(error: ServiceError) -> Arc<dyn Error + Send + Sync> {
+    let ServiceError::TransportSend(error) = error else {
+        return Arc::new(error);
     };
-    error.error = match error.error.downcast::<HttpError>() {
-        Ok(failed) => Box::new(match *failed {
-            StreamableHttpError::Client(failed) => {
-                StreamableHttpError::Client(failed.without_url())
-            }
-            failed => failed,
-        }),
-        Err(failed) => failed,
-    };
-    ServiceError::TransportSend(error)
+    match error.error.downcast::<HttpError>().map(|error| *error) {
+        Ok(StreamableHttpError::Client(error)) => Arc::new(error.without_url()),
+        Ok(error) => Arc::new(error),
+        Err(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::TypeId;
+
+    use rmcp::transport::streamable_http_client::HttpStatusError;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn sent(error: HttpError) -> ServiceError {
+        let error = Box::new(error);
+        ServiceError::TransportSend(DynamicTransportError::from_parts(
+            "http",
+            TypeId::of::<()>(),
+            error,
+        ))
+    }
+
+    fn of(error: HttpError) -> ToolError {
+        let (server, tool) = ("music".into(), "play".into());
+        of_service_error(&server, &tool, sent(error), SystemTime::UNIX_EPOCH).unwrap()
+    }
+
+    fn said(error: HttpError) -> (&'static str, Outcome, Delivery) {
+        let error = of(error);
+        let Observation { outcome, delivery } = error.observation();
+        (error.kind(), outcome, delivery)
+    }
+
+    fn words(words: &'static str) -> HttpError {
+        StreamableHttpError::UnexpectedServerResponse(words.into())
+    }
+
+    #[test]
+    fn a_status_is_read_from_the_type_and_its_time_from_the_header() {
+        let status = |status, retry_after: &str| {
+            of(HttpStatusError::new(status, Some(retry_after.into())).into())
+        };
+        let throttled = status(429, "7");
+        assert_eq!(throttled.retry_after(), Some(Duration::from_secs(7)));
+        assert_eq!(throttled.observation().delivery, Delivery::NotSent);
+        let overloaded = status(503, "Thu, 01 Jan 1970 00:01:00 GMT");
+        assert_eq!(overloaded.retry_after(), Some(Duration::from_secs(60)));
+        assert!(matches!(throttled, ToolError::Http { status: 429, .. }));
+        let failed = said(HttpStatusError::new(503, None).into());
+        assert_eq!(failed, ("http", Outcome::Failure, Delivery::Ambiguous));
+    }
+
+    #[test]
+    fn a_status_is_read_from_words_where_rmcp_has_no_more() {
+        for (said_by_rmcp, expected) in [
+            (
+                "HTTP 401 Unauthorized: no",
+                ("http", Outcome::Unauthorized, Delivery::NotSent),
+            ),
+            (
+                "HTTP 403 Forbidden: HTTP 500",
+                ("http", Outcome::Unauthorized, Delivery::NotSent),
+            ),
+            (
+                "HTTP 408 Request Timeout: ",
+                ("http", Outcome::Failure, Delivery::Ambiguous),
+            ),
+            (
+                "HTTP 413 Payload Too Large: ",
+                ("http", Outcome::Ignored, Delivery::NotSent),
+            ),
+            (
+                "HTTP 302 Found: ",
+                ("http", Outcome::Failure, Delivery::Ambiguous),
+            ),
+            (
+                "could not parse: HTTP 401",
+                ("transport", Outcome::Failure, Delivery::Ambiguous),
+            ),
+            (
+                "HTTP 4é",
+                ("transport", Outcome::Failure, Delivery::Ambiguous),
+            ),
+            (
+                "HTTP ",
+                ("transport", Outcome::Failure, Delivery::Ambiguous),
+            ),
+            (
+                "invalid www-authenticate header value",
+                ("transport", Outcome::Unauthorized, Delivery::NotSent),
+            ),
+        ] {
+            assert_eq!(said(words(said_by_rmcp)), expected, "{said_by_rmcp}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_status() {
+        let failure = |kind, delivery| (kind, Outcome::Failure, delivery);
+        for (error, expected) in [
+            (
+                StreamableHttpError::SessionExpired,
+                failure("connection-lost", Delivery::NotSent),
+            ),
+            (
+                StreamableHttpError::TransportChannelClosed,
+                failure("connection-lost", Delivery::Ambiguous),
+            ),
+            (
+                StreamableHttpError::UnexpectedEndOfStream,
+                failure("transport", Delivery::Ambiguous),
+            ),
+            (
+                StreamableHttpError::UnexpectedContentType(None),
+                failure("transport", Delivery::Ambiguous),
+            ),
+            (
+                StreamableHttpError::ReservedHeaderConflict("accept".into()),
+                failure("transport", Delivery::NotSent),
+            ),
+            (
+                StreamableHttpError::ResponseBodyTooLarge { max_size: 7 },
+                ("too-large", Outcome::Ignored, Delivery::Executed),
+            ),
+        ] {
+            let name = error.to_string();
+            assert_eq!(said(error), expected, "{name}");
+        }
+        assert!(is_session_lost(&sent(StreamableHttpError::SessionExpired)));
+        assert!(!is_session_lost(&sent(
+            StreamableHttpError::UnexpectedEndOfStream
+        )));
+        assert!(!is_session_lost(&ServiceError::TransportClosed));
+    }
+
+    #[cfg(feature = "oauth")]
+    #[test]
+    fn without_a_token_a_call_is_unauthorized_and_was_not_sent() {
+        let error = rmcp::transport::auth::AuthError::TokenExpired;
+        let expected = ("transport", Outcome::Unauthorized, Delivery::NotSent);
+        assert_eq!(said(StreamableHttpError::Auth(error)), expected);
+    }
+
+    #[test]
+    fn what_is_not_of_http_is_handed_back() {
+        let (server, tool) = ("music".into(), "play".into());
+        let error = ServiceError::UnexpectedResponse;
+        let now = SystemTime::UNIX_EPOCH;
+        assert!(of_service_error(&server, &tool, error, now).is_err());
+    }
+
+    #[tokio::test]
+    async fn without_a_connection_nothing_was_sent_and_the_url_is_not_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp?key=hunter2", listener.local_addr().unwrap());
+        drop(listener);
+        let refused = reqwest::Client::new().post(&url).send().await.unwrap_err();
+        assert!(refused.to_string().contains("hunter2"));
+        let error = of(StreamableHttpError::Client(refused));
+        let expected = Observation::new(Outcome::Failure, Delivery::NotSent);
+        assert_eq!(error.observation(), expected);
+        assert!(
+            !format!("{error} {error:?}").contains("hunter2"),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_under_a_request_leaves_it_ambiguous() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (broken, _) = tokio::join!(reqwest::Client::new().post(&url).send(), async {
+            drop(listener.accept().await.unwrap());
+        });
+        let expected = ("transport", Outcome::Failure, Delivery::Ambiguous);
+        assert_eq!(
+            said(StreamableHttpError::Client(broken.unwrap_err())),
+            expected
+        );
+    }
 }
