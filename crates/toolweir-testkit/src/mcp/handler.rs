@@ -62,8 +62,10 @@ impl Way {
     }
 
     fn cut(&self) {
-        if let Self::Stream(link) = self {
-            link.cut();
+        match self {
+            Self::Stream(link) => link.cut(),
+            #[cfg(feature = "http")]
+            Self::Http(_) => {}
         }
     }
 
@@ -213,11 +215,14 @@ impl Connection {
 
     /// Nobody else reads in the handshake, and the client's end must be seen.
     async fn ignore_input(&self) {
-        if let Way::Stream(link) = &self.way {
-            link.ignore_input().await;
+        match &self.way {
+            Way::Stream(link) => {
+                link.ignore_input().await;
+                link.cut();
+            }
+            #[cfg(feature = "http")]
+            Way::Http(_) => pending().await,
         }
-        self.way.until(End::HungUp).await;
-        self.way.cut();
     }
 
     async fn strike(&self, fault: &Fault) -> Result<(), ErrorData> {
