@@ -88,6 +88,8 @@ impl fmt::Display for End {
 pub(crate) enum Recovery {
     /// Nothing but time: the same connection serves it.
     Kept,
+    /// Nothing but time: no connection was made, and the next try makes one.
+    Connected,
     /// Nothing but time: another connection serves it.
     Replaced,
     /// Somebody continues the process; the same connection serves it.
@@ -100,6 +102,7 @@ impl Recovery {
     pub(crate) const fn says(self) -> &'static str {
         match self {
             Self::Kept => "connection kept",
+            Self::Connected => "the next try connects",
             Self::Replaced => "connection replaced",
             Self::Continued => "connection kept, once the process goes on",
             Self::Restarted => "replaced by `restart`",

@@ -9,7 +9,7 @@ use crate::{
         Cell::{self, Ends, Never},
         End::{Done, FailedAmbiguous, FailedExecuted, FailedUnsent, Throttled, Unauthorized},
         Fault, Moment,
-        Recovery::{self, Kept, Replaced},
+        Recovery::{self, Connected, Kept, Replaced},
     },
     http_server::FaultyHttp,
     subject::{PATIENCE, Subject, until},
@@ -18,7 +18,7 @@ use crate::{
 /// What a call, or a connect, may take that the server leaves hanging.
 const HANGS_FOR: Duration = Duration::from_secs(1);
 
-const UNSENT: Cell = Ends(&[(1, FailedUnsent)], Kept);
+const UNSENT: Cell = Ends(&[(1, FailedUnsent)], Connected);
 const NO_REQUEST: Cell = Never("it answers a request, and none is made");
 const NO_CONNECTION: Cell = Never("no TCP connection is open");
 
@@ -47,7 +47,7 @@ pub(crate) const FAULTS: [Fault; 10] = [
         name: "401",
         code: "401",
         cells: [
-            Ends(&[(1, Unauthorized)], Kept),
+            Ends(&[(1, Unauthorized)], Connected),
             NO_REQUEST,
             Ends(&[(1, Unauthorized)], Kept),
             Ends(&[(10, Unauthorized)], Kept),
@@ -57,7 +57,7 @@ pub(crate) const FAULTS: [Fault; 10] = [
         name: "403",
         code: "403",
         cells: [
-            Ends(&[(1, Unauthorized)], Kept),
+            Ends(&[(1, Unauthorized)], Connected),
             NO_REQUEST,
             Ends(&[(1, Unauthorized)], Kept),
             Ends(&[(10, Unauthorized)], Kept),
@@ -77,7 +77,7 @@ pub(crate) const FAULTS: [Fault; 10] = [
         name: "429 with Retry-After",
         code: "429",
         cells: [
-            Ends(&[(1, Throttled)], Kept),
+            Ends(&[(1, Throttled)], Connected),
             NO_REQUEST,
             Ends(&[(1, Throttled)], Kept),
             Ends(&[(10, Throttled)], Kept),

@@ -16,7 +16,7 @@ use crate::{
         Cell::{self, Ends, Never},
         End::{Done, FailedAmbiguous, FailedUnsent, Ignored},
         Fault, Moment,
-        Recovery::{self, Continued, Kept, Replaced, Restarted},
+        Recovery::{self, Connected, Continued, Kept, Replaced, Restarted},
     },
     subject::{PATIENCE, Subject, until},
 };
@@ -25,7 +25,7 @@ use crate::{
 const HANGS_FOR: Duration = Duration::from_secs(1);
 const MAX_RESPONSE_BYTES: usize = 50_000;
 
-const UNSENT: Cell = Ends(&[(1, FailedUnsent)], Kept);
+const UNSENT: Cell = Ends(&[(1, FailedUnsent)], Connected);
 const LOST_WHILE_IDLE: Cell = Ends(&[(1, Done)], Replaced);
 const LOST: Cell = Ends(&[(1, FailedAmbiguous)], Replaced);
 const TEN_LOST: Cell = Ends(&[(10, FailedAmbiguous)], Replaced);
@@ -154,7 +154,7 @@ impl Faulty {
         match recovery {
             Continued => kill(self.process().unwrap(), Signal::SIGCONT).unwrap(),
             Restarted => self.subject.handle.restart(Duration::from_secs(2)).await,
-            Kept | Replaced => {}
+            Kept | Connected | Replaced => {}
         }
         self.subject.recovers(starts, recovery).await;
     }

@@ -1,0 +1,187 @@
+//! A server over streamable HTTP: tokens, clients, connections, sessions.
+
+#![cfg(feature = "http")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::time::Duration;
+
+use serde_json::json;
+use toolweir_core::{Delivery, Outcome};
+use toolweir_mcp::{
+    BearerToken, HttpServer, McpService, McpServiceBuilder, ToolCall, ToolError, ToolResponse,
+};
+use toolweir_testkit::mcp::{HttpScriptedServer, ScriptedServer};
+use tower::ServiceExt as _;
+
+fn served() -> (ScriptedServer, HttpScriptedServer) {
+    let server = ScriptedServer::new();
+    let http = server.serve_http().unwrap();
+    (server, http)
+}
+
+fn builder(server: HttpServer) -> McpServiceBuilder {
+    McpService::builder("music").http(server)
+}
+
+fn service(server: HttpServer) -> McpService {
+    builder(server).build().unwrap()
+}
+
+async fn call(mcp: &McpService, tool: &'static str) -> Result<ToolResponse, ToolError> {
+    mcp.clone().oneshot(ToolCall::new(tool)).await
+}
+
+#[tokio::test]
+async fn a_call_goes_there_and_back() {
+    let (server, http) = served();
+    let mcp = service(HttpServer::new(http.url()));
+    let echo = ToolCall::new("echo")
+        .try_arguments(&json!({ "title": "Jóga" }))
+        .unwrap()
+        .with_idempotency_key("k");
+    let answer = mcp.clone().oneshot(echo).await.unwrap();
+    assert_eq!(answer.structured().unwrap(), &json!({ "title": "Jóga" }));
+    assert!(mcp.handle().hints("echo").is_repeatable());
+    mcp.handle().ping().await.unwrap();
+    assert_eq!(server.stats().initializes, 1);
+}
+
+#[tokio::test]
+async fn a_token_can_be_replaced_in_use() {
+    let (_server, http) = served();
+    http.require_bearer("old");
+    let token = BearerToken::new("old");
+    let mcp = service(HttpServer::new(http.url()).bearer(token.clone()));
+    call(&mcp, "echo").await.unwrap();
+    http.require_bearer("new");
+    let error = call(&mcp, "echo").await.unwrap_err();
+    assert_eq!(error.observation().outcome, Outcome::Unauthorized);
+    assert_eq!(error.observation().delivery, Delivery::NotSent);
+    token.set("new");
+    call(&mcp, "echo").await.unwrap();
+    assert_eq!(http.last_bearer().as_deref(), Some("new"));
+    assert_eq!(mcp.handle().state().starts, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_token_says_so_at_once() {
+    let (_server, http) = served();
+    http.require_bearer("secret");
+    let mcp = service(HttpServer::new(http.url()));
+    let error = call(&mcp, "echo").await.unwrap_err();
+    assert!(matches!(error, ToolError::Unavailable { .. }), "{error}");
+    assert_eq!(error.observation().outcome, Outcome::Unauthorized);
+}
+
+#[cfg(feature = "oauth")]
+#[tokio::test]
+async fn rmcps_oauth_client_brings_the_token() {
+    use rmcp::transport::auth::{
+        AuthClient, AuthorizationManager, CredentialStore as _, InMemoryCredentialStore,
+        StoredCredentials,
+    };
+
+    let (_server, http) = served();
+    http.require_bearer("granted");
+    let token = json!({ "access_token": "granted", "token_type": "bearer" });
+    let credentials = json!({ "client_id": "worker", "token_response": token });
+    let credentials: StoredCredentials = serde_json::from_value(credentials).unwrap();
+    let store = InMemoryCredentialStore::new();
+    store.save(credentials).await.unwrap();
+    let mut manager = AuthorizationManager::new(http.url()).await.unwrap();
+    manager.set_credential_store(store);
+    let client = AuthClient::new(reqwest::Client::new(), manager);
+
+    let mcp = service(HttpServer::new(http.url()).oauth(client));
+    call(&mcp, "echo").await.unwrap();
+    assert_eq!(http.last_bearer().as_deref(), Some("granted"));
+}
+
+#[tokio::test]
+async fn a_client_of_ones_own_is_used() {
+    let (server, http) = served();
+    let headers = [("authorization", "Bearer of-the-client")];
+    let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    let client = reqwest::Client::builder().default_headers(headers.into_iter().collect());
+    let mcp = service(HttpServer::new(http.url()).client(client.build().unwrap()));
+    call(&mcp, "echo").await.unwrap();
+    assert_eq!(http.last_bearer().as_deref(), Some("of-the-client"));
+    assert_eq!(server.stats().calls_of("echo"), 1);
+}
+
+#[tokio::test]
+async fn each_request_has_a_connection_unless_they_are_kept() {
+    let (_server, http) = served();
+    let apart = service(HttpServer::new(http.url()));
+    apart.handle().connect().await.unwrap();
+    let before = http.connections();
+    for _ in 0..5 {
+        call(&apart, "echo").await.unwrap();
+    }
+    assert_eq!(http.connections() - before, 5);
+
+    let kept = HttpServer::new(http.url()).keep_alive(Duration::from_secs(60));
+    let kept = service(kept);
+    kept.handle().connect().await.unwrap();
+    call(&kept, "echo").await.unwrap();
+    let before = http.connections();
+    for _ in 0..5 {
+        call(&kept, "echo").await.unwrap();
+    }
+    assert_eq!(http.connections(), before);
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_ends_its_call_alone() {
+    let (_server, http) = served();
+    let mcp = builder(HttpServer::new(http.url())).max_response_bytes(20_000);
+    let mcp = mcp.build().unwrap();
+    let long = ToolCall::new("echo").try_arguments(&json!({ "text": "x".repeat(30_000) }));
+    let error = mcp.clone().oneshot(long.unwrap()).await.unwrap_err();
+    assert!(matches!(error, ToolError::TooLarge { .. }), "{error}");
+    assert_eq!(error.observation().delivery, Delivery::Executed);
+    assert!(error.to_string().contains("20000"), "{error}");
+    call(&mcp, "echo").await.unwrap();
+    assert_eq!(mcp.handle().state().starts, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_without_its_sessions_is_called_again() {
+    let (server, http) = served();
+    let mcp = service(HttpServer::new(http.url()));
+    call(&mcp, "add").await.unwrap();
+    http.stop().await;
+    let error = call(&mcp, "echo").await.unwrap_err();
+    assert_eq!(error.observation().delivery, Delivery::NotSent);
+    http.start_again().unwrap();
+    call(&mcp, "echo").await.unwrap();
+    assert_eq!(mcp.handle().state().starts, 2);
+    assert_eq!(server.stats().calls_of("echo"), 1, "nothing is done twice");
+}
+
+#[tokio::test]
+async fn each_principal_has_a_session_and_a_token() {
+    let (server, http) = served();
+    let url = http.url();
+    let mcp = McpService::builder("music").http_per_principal(10, move |user| {
+        let token = BearerToken::new(format!("token-of-{user}"));
+        Ok(HttpServer::new(url.clone()).bearer(token))
+    });
+    let mcp = mcp.build().unwrap();
+    for user in ["anna", "bob"] {
+        let call = ToolCall::new("echo").with_principal(user);
+        mcp.clone().oneshot(call).await.unwrap();
+        assert_eq!(http.last_bearer(), Some(format!("token-of-{user}")));
+    }
+    assert_eq!(server.stats().initializes, 2);
+}
+
+#[tokio::test]
+async fn a_shutdown_closes_the_session() {
+    let (_server, http) = served();
+    let mcp = service(HttpServer::new(http.url()));
+    call(&mcp, "echo").await.unwrap();
+    mcp.handle().shutdown(Duration::from_secs(5)).await;
+    let error = call(&mcp, "echo").await.unwrap_err();
+    assert!(matches!(error, ToolError::Refused(_)), "{error}");
+}
