@@ -59,7 +59,10 @@ impl fmt::Display for LastWords<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::classify::tests::quick;
 
     #[test]
     fn of_last_words_the_last_are_kept() {
@@ -76,5 +79,33 @@ mod tests {
         let long = "é".repeat(LONGEST + 1);
         let shown = Quoted(&long).to_string();
         assert!(shown.ends_with("\"…") && shown.chars().count() == LONGEST + 3);
+    }
+
+    #[test]
+    fn without_quotes_they_are_escaped_and_cut_too() {
+        assert_eq!(
+            Shown("a\u{1b}[31m\n\"b\"\\").to_string(),
+            r#"a\u{1b}[31m\n"b"\"#
+        );
+        let long = "é".repeat(LONGEST + 1);
+        assert_eq!(Shown(&long).to_string().chars().count(), LONGEST + 1);
+    }
+
+    proptest! {
+        #![proptest_config(quick())]
+
+        #[test]
+        fn no_words_are_long_or_write_to_a_terminal(words in "\\PC{0,40}(\\pC|\\PC){0,800}") {
+            // The longest escape is `\u{10ffff}`.
+            let longest = LONGEST * 10 + 3;
+            for shown in [
+                Quoted(&words).to_string(),
+                Shown(&words).to_string(),
+                LastWords(&words).to_string(),
+            ] {
+                prop_assert!(shown.chars().count() <= longest, "{}", shown);
+                prop_assert!(!shown.chars().any(char::is_control), "{:?}", shown);
+            }
+        }
     }
 }

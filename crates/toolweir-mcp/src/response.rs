@@ -194,4 +194,41 @@ mod tests {
         assert_eq!(error.path(), "[1]");
         assert!(error.source().is_some());
     }
+
+    #[test]
+    fn a_path_and_a_reason_are_cut_and_escaped() {
+        let name = "\u{1b}[31m".repeat(10_000);
+        let response = response(json!({ "content": [], "structuredContent": { &name: name } }));
+        let error = response
+            .into::<std::collections::HashMap<String, u8>>()
+            .unwrap_err();
+        let (reason, longest) = (error.source().unwrap().to_string(), 400 * 10);
+        for text in [
+            error.path(),
+            &reason,
+            &error.to_string(),
+            &format!("{error:?}"),
+        ] {
+            assert!(
+                text.len() <= longest * 2 && !text.contains('\u{1b}'),
+                "{text}"
+            );
+        }
+        assert!(
+            error.path().ends_with('…') && reason.contains("invalid type"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn a_text_that_goes_too_deep_is_refused() {
+        for open in ["[", "{\"a\":"] {
+            let text = open.repeat(100_000);
+            let response = response(json!({ "content": [{ "type": "text", "text": text }] }));
+            let error = response.into::<Value>().unwrap_err();
+            let reason = error.source().unwrap().to_string();
+            assert!(reason.contains("recursion limit"), "{reason}");
+            assert!(error.to_string().len() < 1000, "{error}");
+        }
+    }
 }

@@ -119,6 +119,24 @@ mod tests {
         }
     }
 
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            prop::num::f64::ANY.prop_map(|number| json!(number)),
+            ".{0,40}".prop_map(Value::from),
+            "[0-9.eE+-]{0,40}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z_]{0,12}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
     #[test]
     fn an_error_alone_is_the_callers() {
         assert_eq!(
@@ -250,6 +268,28 @@ mod tests {
 
     proptest! {
         #![proptest_config(quick())]
+
+        #[test]
+        fn no_data_stops_the_reader_of_json_rpc(
+            code in any::<i32>(),
+            key in "(retry_after|retryAfterMs|retry_after_seconds|status|code|error|[a-z]{0,8})",
+            value in json(),
+        ) {
+            for data in [value.clone(), json!({ &key: value }), json!({ "status": 503, &key: value })] {
+                let mut error = ErrorData::internal_error("x", Some(data));
+                error.code.0 = code;
+                let Observation { outcome, delivery } = of_rpc_error(&error);
+                if let Outcome::Throttled { retry_after } = outcome {
+                    prop_assert!(retry_after.unwrap_or_default() <= Duration::from_secs(3600));
+                    prop_assert_eq!(delivery, Delivery::NotSent);
+                }
+            }
+        }
+
+        #[test]
+        fn no_status_is_a_success(status in any::<u16>()) {
+            prop_assert_ne!(of_http_status(status, None).outcome, Outcome::Success);
+        }
 
         #[test]
         fn no_fields_stop_the_classifier(

@@ -150,7 +150,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::classify::Classifier;
+    use crate::classify::{Classifier, tests::quick};
 
     fn answer(result: Value) -> Result<TokenLife, TokenError> {
         let result = serde_json::from_value(result).unwrap();
@@ -203,6 +203,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(quick())]
+
         #[test]
         fn no_number_makes_an_endless_token(seconds in prop::num::f64::ANY) {
             if let Ok(life) = structured(&json!({ "expires_in": seconds })) {
@@ -211,8 +213,15 @@ mod tests {
         }
 
         #[test]
-        fn no_text_stops_the_reader(text in ".{0,200}") {
-            let _ = answer(json!({ "content": [{ "type": "text", "text": text }] }));
+        fn no_text_stops_the_reader_or_is_told_in_full(
+            text in prop_oneof![".{0,4000}", "\\[{0,4000}", "\\{\"expires_in\": ?[0-9eE.-]{0,4000}\\}"],
+            is_error in any::<bool>(),
+        ) {
+            let content = json!([{ "type": "text", "text": text }]);
+            match answer(json!({ "content": content, "isError": is_error })) {
+                Ok(life) => prop_assert!(life.expires_in.is_none_or(|life| life <= LONGEST_LIFE)),
+                Err(error) => prop_assert!(error.to_string().len() < 4000, "{}", error),
+            }
         }
     }
 }
