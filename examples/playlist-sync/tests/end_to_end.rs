@@ -4,8 +4,13 @@ mod stage;
 
 use std::time::Duration;
 
-use playlist_sync::{music::journal::Summary, sync::SyncInput};
-use stage::{Stage, assert_every_track_once, exports, kill_dash_nine, result, worker_command};
+use playlist_sync::{
+    music::journal::{StopReason, Summary},
+    sync::SyncInput,
+};
+use stage::{
+    Stage, assert_every_track_once, exports, gone, kill_dash_nine, result, worker_command,
+};
 use temporalio_client::WorkflowCancelOptions;
 use tokio::process::Command;
 
@@ -71,14 +76,44 @@ async fn a_worker_killed_in_mid_run_is_replaced_and_nothing_is_lost_or_done_twic
 
     stage.wait_for("some adds", some_adds).await;
     worker.kill().await.expect("the worker runs");
-    // The orphaned server ends with its input; the new one waits for the journal.
     let _successor = stage.worker(&SLOW).await;
     let report = result(&run).await;
 
     assert_eq!(report.failed(), 0, "{report:?}");
-    let summary = stage.summary();
-    assert_eq!(summary.counts.server_starts, 2);
-    assert_every_track_once(&summary);
+    assert_handed_over(&stage.summary());
+}
+
+#[tokio::test]
+async fn a_killed_workers_server_ends_the_next_takes_over_and_the_two_never_both_serve() {
+    let stage = Stage::set().await;
+    let mut worker = stage.worker(&SLOW).await;
+    let run = stage.start("orphaned-server", input()).await;
+
+    stage.wait_for("some adds", some_adds).await;
+    let orphan = stage.summary().starts[0].pid;
+    // The next server is at the door before the first one's worker is killed.
+    let successor = stage.successor(&SLOW).await;
+    worker.kill().await.expect("the worker runs");
+    gone(orphan).await;
+    let _successor = successor.ready().await;
+    let report = result(&run).await;
+
+    assert_eq!(report.failed(), 0, "{report:?}");
+    assert_handed_over(&stage.summary());
+}
+
+/// One server has ended because its input was closed, and then, and no sooner, another served; between
+/// them they have lost nothing and done nothing twice.
+fn assert_handed_over(summary: &Summary) {
+    let [first, second] = &*summary.starts else {
+        panic!("not two servers: {:?}", summary.starts);
+    };
+    assert_ne!(first.pid, second.pid);
+    let why = first.stopped.map(|(_, reason)| reason);
+    assert_eq!(why, Some(StopReason::InputClosed));
+    assert_eq!(summary.overlaps, []);
+    assert!(summary.calls.iter().any(|call| call.server == 1));
+    assert_every_track_once(summary);
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use playlist_sync::music::journal::{
-    self, AddRequest, Added, CallOutcome, FORMAT, Journal, JournalError, Record, StopReason,
-    Summary,
+    self, AddRequest, Added, CallOutcome, FORMAT, Journal, JournalError, Overlap, Record,
+    StopReason, Summary,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -405,17 +405,40 @@ fn a_summary_counts_what_was_asked() {
     assert_eq!(summary.median_call(), Some(Duration::from_millis(2)));
 }
 
-#[test]
-fn a_summary_would_see_a_track_twice() {
+/// The summary of records that no journal of ours would hold.
+fn of_records(records: &[String]) -> Summary {
     let mut bytes = Vec::new();
-    for at_ms in 0..2 {
-        let json = format!(
-            r#"{{"kind":"add","playlist":"anna","track_id":"a","added":true,"at_ms":{at_ms}}}"#
-        );
+    for json in records {
         let checksum = crc32fast::hash(json.as_bytes());
         bytes.extend(format!("{{\"crc32\":\"{checksum:08x}\",\"record\":{json}}}\n").bytes());
     }
-    let summary = journal::summarise(Path::new("memory"), bytes.as_slice()).unwrap();
+    journal::summarise(Path::new("memory"), bytes.as_slice()).unwrap()
+}
+
+#[test]
+fn a_summary_would_see_two_servers_at_once() {
+    let start =
+        |pid| format!(r#"{{"kind":"start","format":1,"pid":{pid},"at_ms":1,"generation":{pid}}}"#);
+    let stop = |pid| format!(r#"{{"kind":"stop","pid":{pid},"at_ms":2,"reason":"input_closed"}}"#);
+    // One after the other; a killed one, which says no end, among them.
+    let in_turn = of_records(&[start(1), stop(1), start(2), start(3), stop(3)]);
+    assert_eq!(in_turn.overlaps, []);
+    let at_once = of_records(&[start(1), start(2), stop(1), stop(2)]);
+    let (earlier, later) = (1, 2);
+    assert_eq!(at_once.overlaps, [Overlap { earlier, later }]);
+    assert!(at_once.starts.iter().all(|start| start.stopped.is_some()));
+    // As journals were written before: without the process.
+    let old = r#"{"kind":"stop","at_ms":2,"reason":"terminated"}"#.to_owned();
+    let old = of_records(&[start(1), start(2), old]);
+    assert_eq!((old.starts[0].stopped, old.overlaps.len()), (None, 0));
+}
+
+#[test]
+fn a_summary_would_see_a_track_twice() {
+    let twice = [0, 1].map(|at_ms| {
+        format!(r#"{{"kind":"add","playlist":"anna","track_id":"a","added":true,"at_ms":{at_ms}}}"#)
+    });
+    let summary = of_records(&twice);
     let [duplicate] = summary.duplicates().try_into().unwrap();
     assert_eq!((duplicate.track_id.as_str(), duplicate.times), ("a", 2));
 }

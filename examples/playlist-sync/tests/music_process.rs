@@ -213,6 +213,7 @@ async fn a_successor_waits_and_takes_over() {
     assert!(second.close().await.success());
     let summary = place.summary();
     assert_eq!((summary.counts.server_starts, summary.entries()), (2, 1));
+    assert_eq!(summary.overlaps, []);
 }
 
 #[tokio::test]

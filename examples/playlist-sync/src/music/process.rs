@@ -51,6 +51,8 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would say on stderr that stderr is gone, and panic: an orphan ends in good order.
+        .log_internal_errors(false)
         .init();
 }
 

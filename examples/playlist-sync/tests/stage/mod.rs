@@ -12,13 +12,14 @@ use std::{
 };
 
 use playlist_sync::{
-    music::journal::{self, Summary},
+    music::journal::{self, Summary, WAITS_FOR_JOURNAL},
     sync::{PlaylistSync, SyncInput, SyncReport, TASK_QUEUE},
 };
 use temporalio_client::{Client, WorkflowGetResultOptions, WorkflowHandle, WorkflowStartOptions};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
+    sync::oneshot,
     time::{Instant, sleep},
 };
 use toolweir_testkit::temporal::{Options, TemporalServer};
@@ -30,6 +31,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Stage {
     temporal: TemporalServer,
     folder: tempfile::TempDir,
+}
+
+/// A worker that was started while another's server has the journal. Dropped, it is killed.
+pub(crate) struct Successor {
+    worker: Child,
+}
+
+impl Successor {
+    /// Waits until it polls.
+    pub(crate) async fn ready(mut self) -> Child {
+        ready(&mut self.worker).await;
+        self.worker
+    }
 }
 
 /// A workflow run.
@@ -62,10 +76,37 @@ impl Stage {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let stdout = worker.stdout.take().unwrap();
-        let line = BufReader::new(stdout).lines().next_line().await.unwrap();
-        assert!(line.is_some(), "the worker ended before it was ready");
+        ready(&mut worker).await;
         worker
+    }
+
+    /// Another worker, with a server that has come to the journal and found it taken.
+    pub(crate) async fn successor(&self, server: &[&str]) -> Successor {
+        let mut worker = worker_command(self.address(), &self.journal(), &[], server)
+            .env("RUST_LOG", "toolweir_mcp::stderr=debug,playlist_sync=info")
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let stderr = worker.stderr.take().unwrap();
+        let (tell, waits) = oneshot::channel();
+        // Read to its end, or the worker would be held up.
+        tokio::spawn(async move {
+            let mut tell = Some(tell);
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line.contains(WAITS_FOR_JOURNAL) {
+                    let _ = tell.take().map(|tell| tell.send(()));
+                }
+            }
+        });
+        tokio::select! {
+            told = waits => told.expect("the worker ended before its server waited"),
+            () = self.wait_for("a second server", |summary| summary.starts.len() > 1) => {
+                panic!("two servers have the journal at once");
+            }
+        }
+        Successor { worker }
     }
 
     pub(crate) async fn start(&self, id: &str, input: SyncInput) -> Run {
@@ -90,6 +131,12 @@ impl Stage {
             sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+async fn ready(worker: &mut Child) {
+    let stdout = worker.stdout.take().unwrap();
+    let line = BufReader::new(stdout).lines().next_line().await.unwrap();
+    assert!(line.is_some(), "the worker ended before it was ready");
 }
 
 pub(crate) fn worker_command(
@@ -137,6 +184,22 @@ pub(crate) async fn kill_dash_nine(process: u32) {
         .await
         .unwrap();
     assert!(status.success());
+}
+
+/// Waits until a process has ended. Its remains do not count: nobody may be there to reap an orphan.
+pub(crate) async fn gone(process: u32) {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let ps = Command::new("ps")
+            .args(["-o", "stat=", "-p", &process.to_string()])
+            .output();
+        let state = ps.await.unwrap().stdout;
+        if matches!(state.trim_ascii().first(), None | Some(b'Z')) {
+            return;
+        }
+        assert!(Instant::now() < give_up, "process {process} does not end");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Every findable track of the example's exports stands in its playlist, once.

@@ -41,11 +41,16 @@ use tokio::time::{Instant, sleep};
 
 pub use error::JournalError;
 pub use ledger::{AddRequest, Added, MAX_KEYS, MAX_PLAYLISTS};
-pub use reader::{Call, Counts, Duplicate, PlaylistEntry, ServerStart, Summary, read, summarise};
+pub use reader::{
+    Call, Counts, Duplicate, Overlap, PlaylistEntry, ServerStart, Summary, read, summarise,
+};
 pub use record::{CallOutcome, FORMAT, MAX_RECORD_BYTES, Record, StopReason};
 
 use ledger::{Ledger, Verdict};
 use log::Log;
+
+/// What a server logs when another has the journal.
+pub const WAITS_FOR_JOURNAL: &str = "another server has the journal: waits for it";
 
 /// How often a successor looks whether the lock is free.
 const LOCK_POLL: Duration = Duration::from_millis(20);
@@ -62,6 +67,8 @@ pub struct Journal {
 struct Open {
     log: Log<File>,
     ledger: Ledger,
+    /// The process that has recorded its start.
+    pid: Option<u32>,
 }
 
 impl Journal {
@@ -106,6 +113,7 @@ impl Journal {
                 generation,
             };
             open.write(&record, true)?;
+            open.pid = Some(pid);
             Ok(generation)
         })
     }
@@ -174,7 +182,10 @@ impl Journal {
     ///
     /// When the record cannot be written; the lock is given up all the same.
     pub fn close(&self, reason: StopReason, at_ms: u64) -> Result<(), JournalError> {
-        let written = self.note(&Record::Stop { at_ms, reason });
+        let written = self.with(|open| {
+            let pid = open.pid;
+            open.write(&Record::Stop { pid, at_ms, reason }, false)
+        });
         // Closing the file unlocks it.
         self.open
             .lock()
@@ -224,6 +235,7 @@ impl Open {
 
 async fn lock(path: &Path, file: &File, wait: Duration) -> Result<(), JournalError> {
     let started = Instant::now();
+    let mut told = false;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
@@ -231,6 +243,10 @@ async fn lock(path: &Path, file: &File, wait: Duration) -> Result<(), JournalErr
                 return Err(JournalError::io(path, "locked", error));
             }
             Err(TryLockError::WouldBlock) => {}
+        }
+        if !told {
+            told = true;
+            tracing::info!(journal = %path.display(), "{WAITS_FOR_JOURNAL}");
         }
         let left = wait.saturating_sub(started.elapsed());
         if left.is_zero() {
@@ -264,6 +280,7 @@ fn load(path: &Path, file: File) -> Result<Open, JournalError> {
     Ok(Open {
         log: Log::new(file, scan.good_bytes),
         ledger,
+        pid: None,
     })
 }
 

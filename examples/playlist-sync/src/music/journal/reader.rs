@@ -18,6 +18,8 @@ pub struct Summary {
     pub starts: Vec<ServerStart>,
     /// The tool calls, in the order they came in.
     pub calls: Vec<Call>,
+    /// Servers that had the journal at once. There should be none.
+    pub overlaps: Vec<Overlap>,
     /// How many of what.
     pub counts: Counts,
     /// How many calls each tool got.
@@ -48,6 +50,16 @@ pub struct ServerStart {
     pub first_call_at_ms: Option<u64>,
     /// When and why it ended; `None` if it runs or was killed.
     pub stopped: Option<(u64, StopReason)>,
+}
+
+/// Two servers that had the journal at once: one began before the other had stopped. It is read from
+/// the order of the records, so no clock can hide it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overlap {
+    /// The process that began first.
+    pub earlier: u32,
+    /// The process that began before that had stopped.
+    pub later: u32,
 }
 
 /// A tool call.
@@ -244,12 +256,22 @@ impl Report {
                     .push(entry);
             }
             Record::Refresh { .. } => counts.token_refreshes += 1,
-            Record::Stop { at_ms, reason } => {
-                if let Some(start) = self.summary.starts.last_mut() {
-                    start.stopped = Some((at_ms, reason));
-                }
-            }
+            Record::Stop { pid, at_ms, reason } => self.stop(pid, at_ms, reason),
         }
+    }
+
+    fn stop(&mut self, pid: Option<u32>, at_ms: u64, reason: StopReason) {
+        let Summary {
+            starts, overlaps, ..
+        } = &mut self.summary;
+        let is_its = |start: &ServerStart| pid.is_none_or(|pid| start.pid == pid);
+        let Some(at) = starts.iter().rposition(is_its) else {
+            return;
+        };
+        let earlier = starts[at].pid;
+        let later = starts[at + 1..].iter().map(|start| start.pid);
+        overlaps.extend(later.map(|later| Overlap { earlier, later }));
+        starts[at].stopped = Some((at_ms, reason));
     }
 
     fn call(&mut self, id: u64, tool: String, principal: Option<String>, at_ms: u64) {

@@ -14,7 +14,7 @@ pub const MAX_RECORD_BYTES: usize = 128 * 1024;
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Record {
-    /// A server has taken over the journal.
+    /// A server has taken over the journal, and nobody else has it.
     Start {
         /// [`FORMAT`].
         format: u32,
@@ -70,8 +70,11 @@ pub enum Record {
         /// When.
         at_ms: u64,
     },
-    /// A server has ended in good order.
+    /// A server has ended in good order, and is about to let go of the journal.
     Stop {
+        /// Its process, if it had said that it started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
         /// When.
         at_ms: u64,
         /// Why.

@@ -105,6 +105,7 @@ mod tests {
     #[test]
     fn a_record_that_is_being_written_is_left_out() {
         let record = Record::Stop {
+            pid: Some(7),
             at_ms: 1,
             reason: StopReason::Terminated,
         };
