@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 use toolweir_core::{Delivery, Observation, Outcome};
 use toolweir_mcp::{
-    McpService, McpServiceBuilder, TextRules, ToolCall, ToolError, ToolResponse, may_repeat,
+    McpService, McpServiceBuilder, StdioServer, TextRules, ToolCall, ToolError, ToolResponse,
+    may_repeat,
 };
-use toolweir_testkit::mcp::{Answer, ScriptedServer};
+use toolweir_testkit::mcp::{Answer, ScriptedServer, example_program};
 use tower::ServiceExt as _;
 
 fn builder(server: &ScriptedServer) -> McpServiceBuilder {
@@ -125,4 +126,75 @@ async fn a_key_makes_one_effect_of_two_attempts() {
     let stats = server.stats();
     assert_eq!(stats.effects_of("anna"), 1);
     assert_eq!(stats.idempotency_keys["anna/t1"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classifier_of_ones_own_goes_first() {
+    let server = ScriptedServer::new();
+    server.script_tool("echo", [Answer::Error { code: -32603 }]);
+    let said = Observation::new(throttled(70), Delivery::Executed);
+    let mcp = builder(&server)
+        .text_rules(TextRules::common())
+        .classify_with(move |answer| match (answer.tool, answer.result) {
+            ("fail", Ok(result)) if result.is_error == Some(true) => Some(said),
+            ("echo", Err(ToolError::Protocol { .. })) => Some(said),
+            _ => None,
+        })
+        .build()
+        .unwrap();
+    assert_eq!(observed(&mcp, "fail").await, said);
+    let error = call(&mcp, ToolCall::new("echo")).await.unwrap_err();
+    assert_eq!(error.observation(), said);
+    assert_eq!(error.retry_after(), Some(Duration::from_millis(70)));
+    // What it says nothing of is read as ever, the text rules among it.
+    assert_eq!(
+        observed(&mcp, "text_throttle").await.outcome,
+        throttled(3000)
+    );
+    assert_eq!(observed(&mcp, "echo").await.outcome, Outcome::Success);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classifier_that_panics_harms_no_call() {
+    let server = ScriptedServer::new();
+    let mcp = builder(&server).classify_with(|_| panic!("a bug")).build();
+    let mcp = mcp.unwrap();
+    assert_eq!(observed(&mcp, "echo").await.outcome, Outcome::Success);
+    let error = call(&mcp, ToolCall::new("no_such_tool")).await.unwrap_err();
+    assert_eq!(error.observation().outcome, Outcome::Ignored);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn of_many_calls_the_one_with_too_large_an_answer_fails_alone() {
+    let limit = 64 * 1024;
+    let mcp = McpService::builder("music")
+        .stdio(StdioServer::new(example_program("misbehaving_server")))
+        .max_response_bytes(limit)
+        .build()
+        .unwrap();
+    let echo = |bytes: usize| {
+        let arguments = json!({ "text": "x".repeat(bytes) });
+        let echo = ToolCall::new("echo").try_arguments(&arguments).unwrap();
+        call(&mcp, echo.with_timeout(Duration::from_secs(30)))
+    };
+    let (small, large, other) = tokio::join!(echo(1000), echo(limit), echo(2000));
+    assert_eq!(
+        small.unwrap().structured().unwrap()["text"],
+        "x".repeat(1000)
+    );
+    assert_eq!(
+        other.unwrap().structured().unwrap()["text"],
+        "x".repeat(2000)
+    );
+    let error = large.unwrap_err();
+    assert!(
+        matches!(error, ToolError::TooLarge { limit: told, .. } if told == limit),
+        "{error:?}"
+    );
+    let expected = Observation::new(Outcome::Ignored, Delivery::Executed);
+    assert_eq!(error.observation(), expected);
+    assert!(error.to_string().contains("65536 bytes"), "{error}");
+    echo(1).await.unwrap();
+    assert_eq!(mcp.handle().state().starts, 1);
 }
