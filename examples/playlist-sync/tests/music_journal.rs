@@ -412,7 +412,7 @@ fn of_records(records: &[String]) -> Summary {
         let checksum = crc32fast::hash(json.as_bytes());
         bytes.extend(format!("{{\"crc32\":\"{checksum:08x}\",\"record\":{json}}}\n").bytes());
     }
-    journal::summarise(Path::new("memory"), bytes.as_slice()).unwrap()
+    journal::summarise(Path::new("memory"), bytes.as_slice()).expect("good lines")
 }
 
 #[test]
