@@ -24,6 +24,8 @@ pub enum HttpFault {
     },
     /// The request is read, and its TCP connection reset.
     Reset,
+    /// The server takes the request; its TCP connection is reset when the answer has begun.
+    Break,
     /// The request is read and never answered.
     Hang,
     /// The server forgets all sessions, and then answers as it does: 404, if the POST is of one.

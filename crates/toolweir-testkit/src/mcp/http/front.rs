@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
@@ -10,10 +11,14 @@ use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::fault::{HttpBody, HttpFault, answer};
 use super::server::Shared;
 use super::tcp::Came;
+
+/// Enough for the head of an answer. If it is not there by then, this is a reset.
+const BREAKS_AFTER: Duration = Duration::from_millis(100);
 
 /// What is looked at in a message.
 #[derive(Debug, Default, Deserialize)]
@@ -58,6 +63,12 @@ pub(super) async fn front(
         }
         Some(HttpFault::Hang) => return pending().await,
         Some(HttpFault::SessionGone) => server.forget_sessions(),
+        Some(HttpFault::Break) => {
+            tokio::spawn(async move {
+                sleep(BREAKS_AFTER).await;
+                came.0.cut();
+            });
+        }
     }
     server
         .answer(Request::from_parts(parts, Body::from(body)))

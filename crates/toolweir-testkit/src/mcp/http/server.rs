@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use axum::Router;
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     me: Weak<Self>,
     state: Arc<State>,
     life: Mutex<Arc<Life>>,
+    /// Whether an answer whose stream broke off can be asked for again.
+    resumes: AtomicBool,
     faults: Mutex<Faults>,
     bearer: Mutex<Bearer>,
     connections: Mutex<Connections>,
@@ -72,13 +75,18 @@ struct Life {
 }
 
 impl Life {
-    fn begin(server: Weak<Shared>, state: Arc<State>) -> Arc<Self> {
+    fn begin(server: Weak<Shared>, state: Arc<State>, resumes: bool) -> Arc<Self> {
         let config = StreamableHttpServerConfig::default();
+        // Without the event that says when to come back there is no id to come back with.
+        let retry = config.sse_retry.filter(|_| resumes);
+        let config = config.with_sse_retry(retry);
         let connection = move || {
             let way = Way::Http(server.clone());
             Ok(Connection::new(Arc::clone(&state), way))
         };
-        let service = StreamableHttpService::new(connection, Arc::default(), config.clone());
+        let mut sessions = LocalSessionManager::default();
+        sessions.session_config.sse_retry = config.sse_retry;
+        let service = StreamableHttpService::new(connection, sessions.into(), config.clone());
         Arc::new(Self { service, config })
     }
 }
@@ -87,7 +95,8 @@ impl Shared {
     fn new(state: Arc<State>) -> Arc<Self> {
         Arc::new_cyclic(|me: &Weak<Self>| Self {
             me: me.clone(),
-            life: Mutex::new(Life::begin(me.clone(), Arc::clone(&state))),
+            life: Mutex::new(Life::begin(me.clone(), Arc::clone(&state), true)),
+            resumes: AtomicBool::new(true),
             state,
             faults: Mutex::default(),
             bearer: Mutex::default(),
@@ -125,7 +134,8 @@ impl Shared {
     }
 
     pub(super) fn forget_sessions(&self) {
-        let next = Life::begin(self.me.clone(), Arc::clone(&self.state));
+        let resumes = self.resumes.load(Ordering::Relaxed);
+        let next = Life::begin(self.me.clone(), Arc::clone(&self.state), resumes);
         let last = std::mem::replace(&mut *lock(&self.life), next);
         last.config.cancellation_token.cancel();
     }
@@ -209,6 +219,14 @@ impl HttpScriptedServer {
     #[must_use]
     pub fn last_bearer(&self) -> Option<String> {
         lock(&self.shared.bearer).last.clone()
+    }
+
+    /// Whether a client may ask again for an answer whose stream broke off. By default it may. This
+    /// forgets all sessions.
+    pub fn resumes(&self, resumes: bool) -> &Self {
+        self.shared.resumes.store(resumes, Ordering::Relaxed);
+        self.shared.forget_sessions();
+        self
     }
 
     /// Forgets all sessions. Calls under way end without an answer.
