@@ -83,6 +83,15 @@ pub(super) struct Attempted<'a> {
 }
 
 impl Connector {
+    /// Whether each request has a stream of its own.
+    pub(super) const fn is_http(&self) -> bool {
+        #[cfg(feature = "http")]
+        let is_http = matches!(self, Self::Http(_));
+        #[cfg(not(feature = "http"))]
+        let is_http = false;
+        is_http
+    }
+
     /// The program's name, where the server is one of ours.
     pub(super) fn program(&self) -> Option<Box<str>> {
         match self {

@@ -264,7 +264,9 @@ impl Manager {
 
     /// Lets a connection go on which a request has failed, if the error says that it is lost.
     pub(crate) fn failed(&self, generation: u64, error: &ServiceError) {
-        if is_loss(error) || is_session_lost(error) {
+        // Over HTTP the stream of one answer may break off, which is no end of the others.
+        let lost = is_loss(error) && !(self.shared.connector.is_http() && self.live().is_some());
+        if lost || is_session_lost(error) {
             self.shared.lost(generation);
         }
     }

@@ -153,6 +153,7 @@ impl StreamableHttpClient for HttpClient {
     ) -> Result<Events, HttpError> {
         let token = self.token(token);
         on!(self, client => client.get_stream(uri, session, last_event, token, headers))
+            .map_err(for_good)
     }
 
     async fn get_stream_with_max_sse_event_size(
@@ -168,5 +169,21 @@ impl StreamableHttpClient for HttpClient {
         on!(self, client => client.get_stream_with_max_sse_event_size(
             uri, session, last_event, token, headers, most,
         ))
+        .map_err(for_good)
+    }
+}
+
+/// A server that does not know a stream, or its session, will not know it later either. After any other
+/// error than this one rmcp asks again, and leaves the call waiting whose answer was to come by it.
+fn for_good(error: HttpError) -> HttpError {
+    let status = match &error {
+        HttpError::HttpStatus(failed) => Some(failed.status),
+        HttpError::Client(failed) => failed.status().map(|status| status.as_u16()),
+        HttpError::SessionExpired => Some(404),
+        _ => None,
+    };
+    match status {
+        Some(400 | 404 | 410) => HttpError::ServerDoesNotSupportSse,
+        _ => error,
     }
 }

@@ -10,7 +10,8 @@ use std::{
 use ::http::{HeaderName, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
 use rmcp::transport::{
-    StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig,
+    StreamableHttpClientTransport, common::client_side_sse::ExponentialBackoff,
+    streamable_http_client::StreamableHttpClientTransportConfig,
 };
 use tokio::sync::watch;
 use toolweir_core::ConfigError;
@@ -21,6 +22,10 @@ use super::HttpClient;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond what a worker's semaphore lets through.
 const MAX_CONCURRENT_REQUESTS: usize = 256;
+/// An answer whose stream broke off is asked for at once, and then after twice this time, and so on.
+const STREAM_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// So many times: for 15 seconds. rmcp's default is for ever, with a call that waits for it meanwhile.
+const STREAM_TRIES: usize = 5;
 /// A redirect that goes on for longer than this does not end.
 const MOST_REDIRECTS: usize = 5;
 
@@ -277,13 +282,17 @@ impl Endpoint {
         max_response_bytes: usize,
         listening: watch::Receiver<()>,
     ) -> StreamableHttpClientTransport<HttpClient> {
-        let config = StreamableHttpClientTransportConfig::with_uri(self.url.clone())
+        let mut again = ExponentialBackoff::default();
+        again.base_duration = STREAM_AGAIN_AFTER;
+        again.max_times = Some(STREAM_TRIES);
+        let mut config = StreamableHttpClientTransportConfig::with_uri(self.url.clone())
             .custom_headers(self.headers.clone())
             .max_concurrent_requests(self.max_concurrent_requests)
             .max_json_response_size(max_response_bytes)
             .max_sse_event_size(max_response_bytes)
             // A lost session is a lost connection: it is replaced as one, with all that follows.
             .reinit_on_expired_session(false);
+        config.retry_config = Arc::new(again);
         let client = self.client.clone().while_open(listening);
         StreamableHttpClientTransport::with_client(client, config)
     }
