@@ -8,4 +8,5 @@ mod http;
 mod http_server;
 mod page;
 mod stdio;
+mod streams;
 mod subject;

@@ -4,7 +4,7 @@ use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 use crate::{
     cell::{Cell, Fault, Moment},
-    http, stdio,
+    http, stdio, streams,
 };
 
 /// Set to anything, it has the page written in place of compared.
@@ -46,6 +46,18 @@ their own time, and the connection stays until somebody restarts it. Health chec
         "
 Over HTTP a request that fails is one request: the session stays, and the next call uses it. A server that
 does not know the session has done nothing, so that call is sent once more, in a new one.
+",
+    );
+    table(
+        &mut page,
+        "Streamable HTTP, answered by event streams",
+        &streams::FAULTS,
+    );
+    page.push_str(
+        "
+Many servers answer each request by a stream of events, so a call is under way for as long as its stream is
+open. Where the server numbers its events, an answer is asked for again after the stream has broken off; where
+it does not, or does not know the session any more, the call ends at once and the others go on.
 ",
     );
     page
@@ -100,4 +112,5 @@ fn every_row_is_walked() {
     let codes = |faults: &[Fault]| Vec::from_iter(faults.iter().map(|fault| fault.code));
     assert_eq!(codes(&stdio::FAULTS), stdio::TESTED);
     assert_eq!(codes(&http::FAULTS), http::TESTED);
+    assert_eq!(codes(&streams::FAULTS), streams::TESTED);
 }
