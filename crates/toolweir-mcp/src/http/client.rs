@@ -4,7 +4,7 @@ use std::{collections::HashMap, future::pending, sync::Arc};
 
 use ::http::{HeaderName, HeaderValue};
 use rmcp::{
-    model::ClientJsonRpcMessage,
+    model::{ClientJsonRpcMessage, JsonRpcMessage, RequestId},
     transport::streamable_http_client::{
         StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
         StreamableHttpResponseLimits,
@@ -121,15 +121,17 @@ impl StreamableHttpClient for HttpClient {
     ) -> Result<StreamableHttpPostResponse, HttpError> {
         let token = self.token(token);
         let (id, most) = (id_of(&message), limits.max_sse_event_size);
+        let (number, has_session) = (number_of(&message), session.is_some());
         let answer = on!(self, client => client.post_message_with_response_limits(
             uri, message, session, token, headers, limits,
         ))?;
-        Ok(match answer {
+        match answer {
             StreamableHttpPostResponse::Sse(events, session) => {
-                StreamableHttpPostResponse::Sse(of_answer(id, most, events), session)
+                let events = of_answer(id, most, events);
+                Ok(StreamableHttpPostResponse::Sse(events, session))
             }
-            answer => answer,
-        })
+            answer => of_request(number, has_session, answer),
+        }
     }
 
     async fn delete_session(
@@ -173,6 +175,35 @@ impl StreamableHttpClient for HttpClient {
     }
 }
 
+fn number_of(message: &ClientJsonRpcMessage) -> Option<RequestId> {
+    match message {
+        JsonRpcMessage::Request(request) => Some(request.id.clone()),
+        _ => None,
+    }
+}
+
+/// An error that answers a request over HTTP is that request's, also where it does not say so: it may come
+/// from a server that has not read the request. rmcp would leave the call waiting.
+///
+/// So it is with sessions: the specification has a 404 for one that is not known, and many servers follow
+/// the TypeScript SDK's example, a 400 with this text and without the request's number.
+fn of_request(
+    id: Option<RequestId>,
+    has_session: bool,
+    answer: StreamableHttpPostResponse,
+) -> Result<StreamableHttpPostResponse, HttpError> {
+    let StreamableHttpPostResponse::Json(JsonRpcMessage::Error(mut error), session) = answer else {
+        return Ok(answer);
+    };
+    let text = &error.error.message;
+    if has_session && error.error.code.0 == -32000 && text.contains("No valid session ID") {
+        return Err(HttpError::SessionExpired);
+    }
+    error.id = error.id.or(id);
+    let answer = JsonRpcMessage::Error(error);
+    Ok(StreamableHttpPostResponse::Json(answer, session))
+}
+
 /// A server that does not know a stream, or its session, will not know it later either. After any other
 /// error than this one rmcp asks again, and leaves the call waiting whose answer was to come by it.
 fn for_good(error: HttpError) -> HttpError {
@@ -185,5 +216,37 @@ fn for_good(error: HttpError) -> HttpError {
     match status {
         Some(400 | 404 | 410) => HttpError::ServerDoesNotSupportSse,
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(message: &str) -> StreamableHttpPostResponse {
+        let error = json!({ "code": -32000, "message": message });
+        let answer = json!({ "jsonrpc": "2.0", "error": error });
+        StreamableHttpPostResponse::Json(serde_json::from_value(answer).unwrap(), None)
+    }
+
+    #[test]
+    fn an_error_without_a_number_is_the_request_s() {
+        let answer = of_request(Some(RequestId::Number(7)), true, answer("Bad Request"));
+        let Ok(StreamableHttpPostResponse::Json(JsonRpcMessage::Error(error), _)) = answer else {
+            panic!("it is no error of the protocol");
+        };
+        assert_eq!(error.id, Some(RequestId::Number(7)));
+    }
+
+    #[test]
+    fn a_session_that_is_not_known_is_lost() {
+        let text = "Bad Request: No valid session ID provided";
+        let id = || Some(RequestId::Number(7));
+        let lost = of_request(id(), true, answer(text));
+        assert!(matches!(lost, Err(HttpError::SessionExpired)));
+        // Without a session none can be lost.
+        assert!(of_request(id(), false, answer(text)).is_ok());
     }
 }
