@@ -141,10 +141,16 @@ mod tests {
 
     #[test]
     fn a_refusal_is_not_asked_about() {
-        let classifier = with(|_| Some(SAID));
+        let asked = Arc::new(AtomicBool::new(false));
+        let told = asked.clone();
+        let classifier = with(move |_| {
+            told.store(true, Ordering::Relaxed);
+            Some(SAID)
+        });
         let refused = Rejection::new("breaker", Reason::ShuttingDown);
         let error = classifier.of_error("play", refused.into());
         assert_eq!(error.observation().outcome, Outcome::Ignored);
+        assert!(!asked.load(Ordering::Relaxed));
     }
 
     #[test]
