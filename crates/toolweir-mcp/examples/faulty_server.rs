@@ -116,7 +116,7 @@ impl Server {
         let mut out = io::stdout();
         match self.fault.as_str() {
             "kill" => signal(Signal::SIGKILL),
-            "stop" => {
+            "stop" | "stop-for-good" => {
                 signal(Signal::SIGSTOP)?;
                 say(message)
             }

@@ -34,7 +34,7 @@ const TEN_WELL: Cell = Ends(&[(10, Done)], Kept);
 const BANNER: Cell = Never("a banner comes before the protocol");
 const VERSION: Cell = Never("the version is settled while connecting");
 
-pub(crate) const FAULTS: [Fault; 9] = [
+pub(crate) const FAULTS: [Fault; 10] = [
     Fault {
         name: "kill -9",
         code: "kill",
@@ -48,6 +48,16 @@ pub(crate) const FAULTS: [Fault; 9] = [
             Ends(&[(1, FailedAmbiguous)], Continued),
             Ends(&[(1, FailedAmbiguous)], Continued),
             Ends(&[(10, FailedAmbiguous)], Continued),
+        ],
+    },
+    Fault {
+        name: "SIGSTOP for good",
+        code: "stop-for-good",
+        cells: [
+            UNSENT,
+            Ends(&[(1, FailedAmbiguous)], Restarted),
+            Ends(&[(1, FailedAmbiguous)], Restarted),
+            Ends(&[(10, FailedAmbiguous)], Restarted),
         ],
     },
     Fault {
@@ -100,7 +110,7 @@ pub(crate) const FAULTS: [Fault; 9] = [
 
 /// Whether the server says no more until somebody helps, so that calls end by their time.
 fn hangs(fault: &Fault) -> bool {
-    matches!(fault.code, "stop" | "half")
+    matches!(fault.code, "stop" | "stop-for-good" | "half")
 }
 
 struct Faulty {
@@ -223,6 +233,7 @@ macro_rules! rows {
 rows! {
     killed => "kill",
     stopped => "stop",
+    stopped_for_good => "stop-for-good",
     closes_stdout => "close",
     garbage => "garbage",
     banner => "banner",

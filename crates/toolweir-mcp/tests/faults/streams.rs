@@ -24,7 +24,7 @@ const WORKS_ON_FOR_MS: u64 = 1500;
 
 const HANDSHAKE: Cell = Never("a handshake is one request, as above");
 
-pub(crate) const FAULTS: [Fault; 3] = [
+pub(crate) const FAULTS: [Fault; 4] = [
     Fault {
         name: "streams reset, which can be resumed",
         code: "resumed",
@@ -55,22 +55,35 @@ pub(crate) const FAULTS: [Fault; 3] = [
             Ends(&[(10, FailedAmbiguous)], Replaced),
         ],
     },
+    Fault {
+        name: "the same, without sessions (2026-07-28)",
+        code: "sessionless",
+        cells: [
+            HANDSHAKE,
+            Ends(&[(1, Done)], Kept),
+            Ends(&[(1, FailedAmbiguous)], Kept),
+            Ends(&[(10, FailedAmbiguous)], Kept),
+        ],
+    },
 ];
 
+fn restarts(code: &str) -> bool {
+    matches!(code, "restarted" | "sessionless")
+}
+
 async fn strike(code: &str, http: &HttpScriptedServer) {
-    match code {
-        "restarted" => {
-            http.stop().await;
-            http.start_again().unwrap();
-        }
-        _ => http.reset_connections(),
+    if restarts(code) {
+        http.stop().await;
+        http.start_again().unwrap();
+    } else {
+        http.reset_connections();
     }
 }
 
 /// What the server does with the calls that meet the fault.
 fn prepare(code: &str, moment: Moment, server: &ScriptedServer, http: &HttpScriptedServer) {
     let answer = match code {
-        "restarted" => Answer::Hang,
+        code if restarts(code) => Answer::Hang,
         "broken" => Answer::Slow {
             ms: WORKS_ON_FOR_MS,
         },
@@ -84,6 +97,9 @@ fn prepare(code: &str, moment: Moment, server: &ScriptedServer, http: &HttpScrip
 
 async fn walk(fault: &Fault, moment: Moment, ends: &[(usize, End)], recovery: Recovery) {
     let server = ScriptedServer::new();
+    if fault.code == "sessionless" {
+        server.speaks_only("2026-07-28");
+    }
     let http = server.serve_http().unwrap();
     http.resumes(fault.code != "broken");
     let builder = McpService::builder(fault.code).http(HttpServer::new(http.url()));
@@ -141,4 +157,5 @@ rows! {
     resumed => "resumed",
     broken => "broken",
     restarted => "restarted",
+    sessionless => "sessionless",
 }
