@@ -4,7 +4,7 @@ use serde_json::json;
 use toolweir_mcp::ToolCall;
 use toolweir_testkit::installed::Server;
 
-use crate::{subject::Subject, until};
+use crate::{calls::tools, subject::Subject, until};
 
 async fn subject() -> Option<Subject> {
     Subject::new(Server::Everything, |server| server.arg("stdio")).await
@@ -28,7 +28,7 @@ async fn lists_its_tools() {
     let Some(subject) = subject().await else {
         return;
     };
-    let tools = subject.tools().await;
+    let tools = tools(&subject.mcp).await;
     for tool in ["echo", "get-sum", "trigger-long-running-operation"] {
         assert!(tools.iter().any(|name| name == tool), "{tools:?}");
     }

@@ -7,7 +7,7 @@ use toolweir_core::{Delivery, Observation, Outcome};
 use toolweir_mcp::{TextRules, ToolCall};
 use toolweir_testkit::installed::Server;
 
-use crate::{subject::Subject, until};
+use crate::{calls::tools, subject::Subject, until};
 
 async fn subject() -> Option<Subject> {
     Subject::new(Server::FastMcp, |server| server).await
@@ -31,7 +31,7 @@ async fn lists_its_tools() {
         return;
     };
     assert_eq!(
-        subject.tools().await,
+        tools(&subject.mcp).await,
         ["add", "throttled", "hang", "progress"]
     );
     let handle = subject.mcp.handle();

@@ -8,7 +8,7 @@ use toolweir_core::Outcome;
 use toolweir_mcp::ToolCall;
 use toolweir_testkit::installed::Server;
 
-use crate::subject::Subject;
+use crate::{calls::tools, subject::Subject};
 
 /// A server of a directory in which there is one file, `song.txt`.
 async fn subject() -> Option<(Subject, TempDir)> {
@@ -30,7 +30,7 @@ async fn lists_its_tools() {
     let Some((subject, _directory)) = subject().await else {
         return;
     };
-    let tools = subject.tools().await;
+    let tools = tools(&subject.mcp).await;
     for tool in ["read_text_file", "write_file", "list_directory"] {
         assert!(tools.iter().any(|name| name == tool), "{tools:?}");
     }

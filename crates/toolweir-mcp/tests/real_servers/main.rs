@@ -7,6 +7,8 @@
 //! | server-memory, stdio | passed | passed | passed, stopped | passed, stopped |
 //! | mcp-server-time, stdio | passed | passed | passed, stopped | passed, stopped |
 //! | fastmcp, stdio | passed | passed | passed | passed |
+//! | server-everything, HTTP | passed | passed | passed | passed |
+//! | fastmcp, HTTP | n/a: as over stdio | n/a: as over stdio | passed | passed |
 //!
 //! "Stopped": the server has no tool that takes long, so it is stopped (SIGSTOP) while the call is
 //! under way.
@@ -17,9 +19,12 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod calls;
 mod everything;
 mod fastmcp;
 mod filesystem;
+#[cfg(feature = "http")]
+mod http;
 mod memory;
 mod processes;
 mod subject;

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use toolweir_mcp::ToolCall;
 use toolweir_testkit::installed::Server;
 
-use crate::subject::Subject;
+use crate::{calls::tools, subject::Subject};
 
 /// A server with a memory of its own.
 async fn subject() -> Option<(Subject, TempDir)> {
@@ -50,7 +50,7 @@ async fn lists_its_tools() {
     let Some((subject, _directory)) = subject().await else {
         return;
     };
-    let tools = subject.tools().await;
+    let tools = tools(&subject.mcp).await;
     for tool in ["create_entities", "read_graph", "search_nodes"] {
         assert!(tools.iter().any(|name| name == tool), "{tools:?}");
     }

@@ -11,12 +11,11 @@ use tower::ServiceExt as _;
 
 use crate::{
     PATIENCE,
+    calls::{self, Answer},
     processes::{group, signal},
     until,
     wire::Wire,
 };
-
-type Answer = Result<ToolResponse, ToolError>;
 
 /// A server under test, with its wire written down. It is started by the first call.
 #[derive(Debug)]
@@ -49,17 +48,11 @@ impl Subject {
     }
 
     pub(crate) async fn call(&self, call: ToolCall) -> Answer {
-        timeout(PATIENCE, self.mcp.clone().oneshot(call))
-            .await
-            .unwrap()
+        calls::call(&self.mcp, call).await
     }
 
-    /// The answer of a call that succeeds.
     pub(crate) async fn answer(&self, call: ToolCall) -> ToolResponse {
-        let tool = call.tool().to_owned();
-        let answer = self.call(call).await.unwrap();
-        assert!(!answer.is_error(), "{tool}: {}", answer.text());
-        answer
+        calls::answer(&self.mcp, call).await
     }
 
     /// Begins a call, and returns when the server has been sent it, with its number.
@@ -71,13 +64,6 @@ impl Subject {
         })
         .await;
         (call, self.wire.calls().remove(before))
-    }
-
-    /// The names of its tools.
-    pub(crate) async fn tools(&self) -> Vec<String> {
-        let tools = timeout(PATIENCE, self.mcp.handle().list_tools()).await;
-        let tools = tools.unwrap().unwrap().into_iter();
-        tools.map(|tool| tool.name.into_owned()).collect()
     }
 
     pub(crate) fn starts(&self) -> u64 {

@@ -5,7 +5,7 @@ use toolweir_core::Outcome;
 use toolweir_mcp::ToolCall;
 use toolweir_testkit::installed::Server;
 
-use crate::subject::Subject;
+use crate::{calls::tools, subject::Subject};
 
 async fn subject() -> Option<Subject> {
     Subject::new(Server::Time, |server| server).await
@@ -22,7 +22,7 @@ async fn lists_its_tools() {
     let Some(subject) = subject().await else {
         return;
     };
-    let tools = subject.tools().await;
+    let tools = tools(&subject.mcp).await;
     assert_eq!(tools, ["get_current_time", "convert_time"]);
     assert!(subject.mcp.handle().hints("convert_time").read_only);
     subject.shut_down().await;
