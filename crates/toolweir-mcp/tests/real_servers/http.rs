@@ -157,6 +157,7 @@ async fn subject(server: Server) -> Option<(McpService, Process)> {
     let mcp = McpService::builder("real")
         .http(HttpServer::new(url).max_concurrent_requests(4))
         .connect_timeout(PATIENCE)
+        .call_timeout(PATIENCE)
         .build()
         .unwrap();
     Some((mcp, process))
@@ -270,7 +271,7 @@ async fn everything_killed_under_a_call_is_found_again() {
     answer(&mcp, echo("before")).await;
     let before = process.messages();
     // Where its answer has begun, rmcp looks for the rest of it for a while.
-    let operation = operation(600.0).with_timeout(Duration::from_secs(10));
+    let operation = operation(600.0).with_timeout(Duration::from_secs(20));
     let lost = tokio::spawn(mcp.clone().oneshot(operation));
     until("it is sent", async || process.messages() == before + 1).await;
     killed_and_started_again((mcp, process), lost, echo("after")).await;

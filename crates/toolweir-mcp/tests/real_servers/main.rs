@@ -37,7 +37,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// More than anything here takes on a busy machine. A test that reaches it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Looks until a condition is met.
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {

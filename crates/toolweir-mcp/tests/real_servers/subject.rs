@@ -42,7 +42,8 @@ impl Subject {
         let wire = Wire::new();
         let builder = McpService::builder("real")
             .stdio(prepare(wire.around(&program)))
-            .connect_timeout(PATIENCE);
+            .connect_timeout(PATIENCE)
+            .call_timeout(PATIENCE);
         let mcp = configure(builder).build().unwrap();
         Some(Self { mcp, wire })
     }
