@@ -66,7 +66,7 @@ fn every_way_is_measured_and_memory_is_flat() {
         memory["live_bytes_before"].as_i64().unwrap() > 0,
         "{memory}"
     );
-    assert!(table.contains("memory          3  full"), "{table}");
+    assert!(table.contains("memory             3  full"), "{table}");
     assert!(table.contains(": flat"), "{table}");
 }
 

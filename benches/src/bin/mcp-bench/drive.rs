@@ -11,7 +11,7 @@ use crate::caller::{Call, Caller, arguments};
 /// When to stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Until {
-    /// No call begins later than this after the start.
+    /// No call begins later than this after the start, but for each task's first.
     Over(Duration),
     /// Each task has made so many calls.
     Made(usize),
@@ -72,7 +72,7 @@ async fn repeat<C: Call>(
     loop {
         let begun = Instant::now();
         let over = match until {
-            Until::Over(time) => begun.duration_since(start) >= time,
+            Until::Over(time) => begun.duration_since(start) >= time && !latencies.is_empty(),
             Until::Made(calls) => latencies.len() >= calls,
         };
         if over {
