@@ -98,6 +98,24 @@ async fn rmcps_oauth_client_brings_the_token() {
 }
 
 #[tokio::test]
+async fn no_error_shows_what_a_url_holds() {
+    let (_server, http) = served();
+    let mcp = service(HttpServer::new(format!("{}?key=hunter2", http.url())));
+    call(&mcp, "echo").await.unwrap();
+    http.stop().await;
+    let lost = call(&mcp, "echo").await.unwrap_err();
+    mcp.handle().restart(Duration::from_secs(1)).await;
+    let unavailable = call(&mcp, "echo").await.unwrap_err();
+    assert!(matches!(unavailable, ToolError::Unavailable { .. }));
+    for error in [lost, unavailable] {
+        let shown = format!("{error} {error:?} {}", toolweir_core::error_text(&error));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    let state = serde_json::to_string(&mcp.handle().state()).unwrap();
+    assert!(!state.contains("hunter2"), "{state}");
+}
+
+#[tokio::test]
 async fn a_client_of_ones_own_is_used() {
     let (server, http) = served();
     let headers = [("authorization", "Bearer of-the-client")];

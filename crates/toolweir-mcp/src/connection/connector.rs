@@ -96,7 +96,9 @@ impl Connector {
     pub(super) fn program(&self) -> Option<Box<str>> {
         match self {
             Self::Stdio(server) => Some(server.program.to_string_lossy().into()),
-            _ => None,
+            #[cfg(feature = "http")]
+            Self::Http(_) => None,
+            Self::Factory(_) => None,
         }
     }
 

@@ -86,6 +86,8 @@ impl ConnectError {
 
     /// The handshake ended with this.
     pub(super) fn refused(self, failed: ClientInitializeError) -> Self {
+        #[cfg(feature = "http")]
+        let failed = crate::http::without_url(failed);
         Self {
             speaks_otherwise: dialect::speaks_otherwise(&failed),
             ..self.at(Connecting::Handshake).because(failed.into())

@@ -36,6 +36,7 @@ struct Heard {
     /// Marked changed when the server says that its tools have changed.
     tools_changed: watch::Sender<()>,
     /// Dropped with the last listener, it says that nobody waits for anything any more.
+    #[cfg(feature = "http")]
     listening: watch::Sender<()>,
 }
 

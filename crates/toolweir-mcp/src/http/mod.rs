@@ -8,4 +8,4 @@ mod outcome;
 pub(crate) use client::HttpClient;
 pub(crate) use config::Endpoint;
 pub use config::{BearerToken, HttpServer};
-pub(crate) use outcome::{is_session_lost, of_service_error, of_transport};
+pub(crate) use outcome::{is_session_lost, of_service_error, of_transport, without_url};

@@ -8,6 +8,7 @@ use std::{
 
 use rmcp::{
     ServiceError,
+    service::ClientInitializeError,
     transport::{DynamicTransportError, streamable_http_client::StreamableHttpError},
 };
 use toolweir_core::{Delivery, Observation, Outcome};
@@ -152,6 +153,20 @@ fn source_of(error: ServiceError) -> Arc<dyn Error + Send + Sync> {
         Ok(error) => Arc::new(error),
         Err(error) => error.into(),
     }
+}
+
+/// A failed handshake without the server's URL, which may hold a secret.
+pub(crate) fn without_url(mut failed: ClientInitializeError) -> ClientInitializeError {
+    if let ClientInitializeError::TransportError { error, .. } = &mut failed
+        && let Some(error) = error.error.downcast_mut::<HttpError>()
+        && let StreamableHttpError::Client(client) = error
+        && let Some(url) = client.url_mut()
+    {
+        // What it was is in the configuration.
+        url.set_query(None);
+        url.set_path("");
+    }
+    failed
 }
 
 #[cfg(test)]
