@@ -192,6 +192,10 @@ impl ToolCall {
         &self.parts.arguments
     }
 
+    pub(crate) fn shared_tool(&self) -> &Arc<str> {
+        &self.parts.tool
+    }
+
     /// When the caller stops waiting.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -232,13 +236,16 @@ impl ToolCall {
         self.parts.idempotency_key.as_deref()
     }
 
-    /// The request as rmcp sends it.
-    pub(crate) fn params(&self, marks: Marks) -> CallToolRequestParams {
+    /// The request as rmcp sends it. One that is not sent `again` takes the arguments with it, where
+    /// no clone of the call needs them.
+    pub(crate) fn params(&mut self, marks: Marks, again: bool) -> CallToolRequestParams {
+        let arguments = match Arc::get_mut(&mut self.parts) {
+            Some(parts) if !again => std::mem::take(&mut parts.arguments),
+            _ => self.parts.arguments.clone(),
+        };
         let parts = &*self.parts;
         let mut params = CallToolRequestParams::new(parts.tool.to_string());
-        if !parts.arguments.is_empty() {
-            params.arguments = Some(parts.arguments.clone());
-        }
+        params.arguments = (!arguments.is_empty()).then_some(arguments);
         let mut meta = RequestMetaObject::new();
         for (key, value, sent) in [
             (
@@ -366,7 +373,7 @@ mod tests {
     };
 
     fn sent(call: &ToolCall, marks: Marks) -> Value {
-        serde_json::to_value(call.params(marks)).unwrap()
+        serde_json::to_value(call.clone().params(marks, false)).unwrap()
     }
 
     #[test]

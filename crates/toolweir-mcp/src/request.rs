@@ -5,8 +5,8 @@ use std::time::Duration;
 use rmcp::{
     Peer, RoleClient, ServiceError,
     model::{
-        CallToolRequest, CallToolResponse, CallToolResult, CancelledNotificationParam,
-        ClientRequest, RequestId, ServerResult,
+        CallToolRequest, CallToolRequestParams, CallToolResponse, CallToolResult,
+        CancelledNotificationParam, ClientRequest, RequestId, ServerResult,
     },
     service::{PeerRequestOptions, RequestHandle},
 };
@@ -32,17 +32,30 @@ type Answer = Result<CallToolResponse, ServiceError>;
 /// Calls a tool. Its time ends at `until`, or earlier when it is silent for too long.
 pub(crate) async fn call(
     link: &UnderWay,
-    call: &ToolCall,
+    call: &mut ToolCall,
     limits: &Limits,
     until: Instant,
 ) -> Result<Answer, TimedOut> {
-    let params = call.params(limits.marks);
+    let params = call.params(limits.marks, link.has_session());
     let idle = call.idle_timeout().or(limits.idle_timeout);
-    let progress = match (call.progress(), idle) {
+    match (call.progress(), idle) {
         // Dropped when the time is over, rmcp's future tells the server.
-        (None, None) => return Ok(timeout_at(until, link.peer().call_tool_once(params)).await?),
-        (progress, _) => progress.cloned().unwrap_or_default(),
-    };
+        (None, None) => Ok(timeout_at(until, link.peer().call_tool_once(params)).await?),
+        // Large, and not what most calls need.
+        (progress, _) => {
+            let progress = progress.cloned().unwrap_or_default();
+            Box::pin(with_progress(link, params, progress, idle, until)).await
+        }
+    }
+}
+
+async fn with_progress(
+    link: &UnderWay,
+    params: CallToolRequestParams,
+    progress: watch::Sender<Option<Progress>>,
+    idle: Option<Duration>,
+    until: Instant,
+) -> Result<Answer, TimedOut> {
     let mut reports = progress.subscribe();
     let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
     let sent = timeout_at(until, Sent::send(link.peer(), request)).await?;

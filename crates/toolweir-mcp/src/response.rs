@@ -18,23 +18,21 @@ use crate::{
 pub struct ToolResponse {
     tool: Arc<str>,
     result: CallToolResult,
-    text: String,
+    /// Where there is more than one text: a copy of one would be made with every answer.
+    joined: Option<String>,
     observation: Observation,
 }
 
 impl ToolResponse {
     pub(crate) fn new(tool: Arc<str>, result: CallToolResult, classifier: &Classifier) -> Self {
-        let texts: Vec<&str> = result
-            .content
-            .iter()
-            .filter_map(|content| content.as_text().map(|text| text.text.as_str()))
-            .collect();
-        let text = texts.join("\n");
-        let observation = classifier.of_result(&tool, &result, &text);
+        let joined =
+            (texts(&result).count() > 1).then(|| texts(&result).collect::<Vec<_>>().join("\n"));
+        let text = text(&result, joined.as_deref());
+        let observation = classifier.of_result(&tool, &result, text);
         Self {
             tool,
             result,
-            text,
+            joined,
             observation,
         }
     }
@@ -54,7 +52,7 @@ impl ToolResponse {
     /// The texts of the content, joined by line ends.
     #[must_use]
     pub fn text(&self) -> &str {
-        &self.text
+        text(&self.result, self.joined.as_deref())
     }
 
     /// The answer as rmcp gave it.
@@ -83,10 +81,10 @@ impl ToolResponse {
     /// # Errors
     ///
     /// Names the path at which the answer differs.
-    pub fn into<T: DeserializeOwned>(self) -> Result<T, DecodeError> {
-        let read = match self.result.structured_content {
+    pub fn into<T: DeserializeOwned>(mut self) -> Result<T, DecodeError> {
+        let read = match self.result.structured_content.take() {
             Some(value) => serde_path_to_error::deserialize(value),
-            None => of_text(&self.text),
+            None => of_text(text(&self.result, self.joined.as_deref())),
         };
         read.map_err(|error| DecodeError {
             tool: self.tool,
@@ -94,6 +92,16 @@ impl ToolResponse {
             source: Mismatch(Shown(&error.inner().to_string()).to_string()),
         })
     }
+}
+
+fn texts(result: &CallToolResult) -> impl Iterator<Item = &str> {
+    let contents = result.content.iter();
+    contents.filter_map(|content| content.as_text().map(|text| text.text.as_str()))
+}
+
+/// The text of an answer: `joined`, or the only one there is.
+fn text<'a>(result: &'a CallToolResult, joined: Option<&'a str>) -> &'a str {
+    joined.unwrap_or_else(|| texts(result).next().unwrap_or_default())
 }
 
 /// Reads a text that is JSON to its end: `429 Too Many Requests` is not the number 429.

@@ -87,10 +87,10 @@ impl Service<ToolCall> for McpService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, call: ToolCall) -> ResponseFuture {
+    fn call(&mut self, mut call: ToolCall) -> ResponseFuture {
         let (pool, limits) = (self.pool.clone(), self.limits.clone());
         let exchange = async move {
-            let answer = exchange(&pool, &limits, &call).await;
+            let answer = exchange(&pool, &limits, &mut call).await;
             answer.map_err(|error| limits.classifier.of_error(call.tool(), error))
         };
         ResponseFuture {
@@ -124,15 +124,18 @@ impl fmt::Debug for ResponseFuture {
 async fn exchange(
     pool: &Pool,
     limits: &Limits,
-    call: &ToolCall,
+    call: &mut ToolCall,
 ) -> Result<ToolResponse, ToolError> {
     let name = &pool.settings.name;
     let manager = pool.manager(call.principal());
     let manager = manager.map_err(|none| no_manager(name, none))?;
-    let tool: Arc<str> = call.tool().into();
+    let tool = call.shared_tool().clone();
     let mut sessions = 0;
     loop {
-        let link = in_time(call, &manager).await?;
+        let link = match at_once(call, &manager) {
+            Some(link) => link,
+            None => Box::pin(in_time(call, &manager)).await?,
+        };
         let until = end_of(call, limits);
         let begun = Instant::now();
         let Ok(answer) = request::call(&link, call, limits, until).await else {
@@ -176,6 +179,18 @@ fn end_of(call: &ToolCall, limits: &Limits) -> Instant {
     let until = saturating_add(Instant::now(), timeout);
     call.deadline()
         .map_or(until, |deadline| until.min(deadline))
+}
+
+/// A place on the connection that there is, which is the case of nearly every call: the future of those
+/// that wait is large, and has a place of its own.
+fn at_once(call: &ToolCall, manager: &Manager) -> Option<UnderWay> {
+    if call
+        .deadline()
+        .is_some_and(|deadline| deadline <= Instant::now())
+    {
+        return None;
+    }
+    Link::enter(&manager.live()?)
 }
 
 /// A place on the connection, unless the call's deadline comes first. That says nothing of the server:

@@ -59,6 +59,8 @@ struct Calls {
     under_way: usize,
     begun: u64,
     closing: bool,
+    /// Whether somebody waits for calls to begin or end: nobody else is told of each.
+    watched: bool,
 }
 
 impl Link {
@@ -133,10 +135,12 @@ impl Link {
 
     /// Begins a call, unless the connection is being closed.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<UnderWay> {
-        let entered = self.calls.send_if_modified(|calls| {
-            calls.under_way += usize::from(!calls.closing);
-            calls.begun += u64::from(!calls.closing);
-            !calls.closing
+        let mut entered = false;
+        self.calls.send_if_modified(|calls| {
+            entered = !calls.closing;
+            calls.under_way += usize::from(entered);
+            calls.begun += u64::from(entered);
+            entered && calls.watched
         });
         entered.then(|| UnderWay(self.clone()))
     }
@@ -152,6 +156,7 @@ impl Link {
         let (Some(mut calls), Some(idle)) = (calls, idle) else {
             return pending().await;
         };
+        watch_calls(&link);
         loop {
             if calls.wait_for(|calls| calls.under_way == 0).await.is_err() {
                 return pending().await;
@@ -232,6 +237,7 @@ impl Link {
                 Some(until) => sleep_until(until).await,
                 None => pending().await,
             }
+            watch_calls(&link);
             let _ = calls.wait_for(|calls| calls.begun != begun).await;
         };
         // A server that changes its mind all the time is not asked all the time.
@@ -310,12 +316,24 @@ pub(crate) fn is_loss(error: &ServiceError) -> bool {
     }
 }
 
+/// From now on whoever waits for calls to begin or end is told of each.
+fn watch_calls(link: &Weak<Link>) {
+    if let Some(link) = link.upgrade() {
+        link.calls.send_modify(|calls| calls.watched = true);
+    }
+}
+
 /// A call under way. A connection that is closed waits for it, within limits.
 pub(crate) struct UnderWay(Arc<Link>);
 
 impl UnderWay {
     pub(crate) fn peer(&self) -> &Peer<RoleClient> {
         self.0.peer()
+    }
+
+    /// Whether a server that lost the session may be asked again: one over a pipe has none to lose.
+    pub(crate) fn has_session(&self) -> bool {
+        self.0.process_id.is_none()
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -329,7 +347,10 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.calls.send_modify(|calls| calls.under_way -= 1);
+        self.0.calls.send_if_modified(|calls| {
+            calls.under_way -= 1;
+            calls.watched || calls.closing
+        });
     }
 }
 
