@@ -1,6 +1,6 @@
 //! How admission hands observation the leave it gave, through the request.
 
-use std::{fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc};
 
 /// What a breaker wrote down when it admitted a call.
 ///
@@ -14,11 +14,19 @@ pub struct Ticket {
 }
 
 /// Gives [`Lease`]s and takes them back.
-pub trait LeaseOwner: Send + Sync {
+pub trait LeaseOwner: Any + Send + Sync {
     /// A lease was dropped before it was redeemed: the call was never dispatched.
     ///
     /// It runs in a destructor, so it must neither block nor panic.
     fn give_back(&self, ticket: Ticket);
+
+    /// Whether `taker` may redeem this owner's leases. By default an owner redeems its own.
+    ///
+    /// A breaker with a circuit for each key has as many owners, and one taker for them all.
+    fn lends_to(&self, taker: &dyn LeaseOwner) -> bool {
+        // Only the data pointers count: one type's vtable may exist more than once.
+        std::ptr::addr_eq(self, taker)
+    }
 }
 
 /// The leave to make one call, given by admission and redeemed at dispatch.
@@ -39,13 +47,10 @@ impl Lease {
         }
     }
 
-    /// Whether `owner` gave this lease.
+    /// Whether `owner` gave this lease, or may redeem it.
     #[must_use]
     pub fn is_from(&self, owner: &dyn LeaseOwner) -> bool {
-        // Only the data pointers count: one type's vtable may exist more than once.
-        self.owner
-            .as_deref()
-            .is_some_and(|own| std::ptr::addr_eq(own, owner))
+        self.owner.as_deref().is_some_and(|own| own.lends_to(owner))
     }
 
     /// Takes the ticket out, at dispatch. The owner hears no more of the lease.
@@ -53,6 +58,12 @@ impl Lease {
     pub fn redeem(mut self) -> Ticket {
         self.owner = None;
         self.ticket
+    }
+
+    /// As [`redeem`](Self::redeem), with the owner that gave it.
+    #[must_use]
+    pub fn redeem_from(mut self) -> (Option<Arc<dyn LeaseOwner>>, Ticket) {
+        (self.owner.take(), self.ticket)
     }
 }
 
@@ -199,6 +210,32 @@ mod tests {
         slot.put_lease(Lease::new(owner.clone(), ticket(1)));
         slot.put_lease(Lease::new(owner.clone(), ticket(2)));
         assert_eq!(*owner.0.lock().unwrap(), [ticket(1)]);
+    }
+
+    /// One of several owners with one taker.
+    struct Member(&'static str);
+
+    impl LeaseOwner for Member {
+        fn give_back(&self, _: Ticket) {}
+
+        fn lends_to(&self, taker: &dyn LeaseOwner) -> bool {
+            let taker: &dyn Any = taker;
+            let taker = taker.downcast_ref::<Self>();
+            taker.is_some_and(|taker| taker.0 == self.0)
+        }
+    }
+
+    #[test]
+    fn an_owner_may_lend_to_others_of_its_family() {
+        let mut slot = LeaseSlot::new();
+        slot.put_lease(Lease::new(Arc::new(Member("ours")), ticket(1)));
+        assert!(slot.take_lease(&Owner::default()).is_none());
+        assert!(slot.take_lease(&Member("theirs")).is_none());
+        let lease = slot.take_lease(&Member("ours")).unwrap();
+        let (owner, redeemed) = lease.redeem_from();
+        let owner: Arc<dyn Any + Send + Sync> = owner.unwrap();
+        assert!(owner.is::<Member>());
+        assert_eq!(redeemed, ticket(1));
     }
 
     #[test]

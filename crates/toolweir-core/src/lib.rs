@@ -16,10 +16,10 @@ pub use entry::{
 };
 pub use facts::Facts;
 pub use lease::{CarryLease, Lease, LeaseOwner, LeaseSlot, Ticket};
-pub use outcome::{Classify, Delivery, ErrIsFailure, Observation, Outcome, observe};
+pub use outcome::{Classify, Delivery, ErrIsFailure, ErrText, Observation, Outcome, observe};
 pub use rejection::{AsRejection, Reason, Rejection};
 pub use stamp::{AtomicStamp, Stamp};
-pub use text::error_text;
+pub use text::{error_text, shown};
 
 /// The error type that holds any other, as tower names it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,6 +1,6 @@
 //! The one answer to "how did the call go".
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::AsRejection;
 
@@ -74,6 +74,16 @@ impl Observation {
 pub trait Classify<Res, Err> {
     /// What `result` says.
     fn classify(&self, result: Result<&Res, &Err>) -> Observation;
+
+    /// What a failed `result` says, in words for the people who read a layer's state. By default
+    /// nothing.
+    ///
+    /// Layers ask it of failures alone. Use [`shown`](crate::shown) or
+    /// [`error_text`](crate::error_text), which bound and escape, and leave secrets out.
+    fn describe(&self, result: Result<&Res, &Err>) -> Option<String> {
+        let _ = result;
+        None
+    }
 }
 
 impl<F, Res, Err> Classify<Res, Err> for F
@@ -94,6 +104,54 @@ impl<Res, Err> Classify<Res, Err> for ErrIsFailure {
         match result {
             Ok(_) => Observation::new(Outcome::Success, Delivery::Executed),
             Err(_) => Observation::new(Outcome::Failure, Delivery::Ambiguous),
+        }
+    }
+}
+
+/// Describes failures by their `Display`, and leaves all else to `C`.
+///
+/// It is no default, since not every error has a `Display`, and one that has may show a secret.
+///
+/// ```
+/// use toolweir_core::{BoxError, Classify, ErrText};
+///
+/// let classify = ErrText::new();
+/// let failed = BoxError::from("connection reset");
+/// let text = Classify::<(), BoxError>::describe(&classify, Err(&failed));
+/// assert_eq!(text.as_deref(), Some("connection reset"));
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErrText<C = ErrIsFailure>(C);
+
+impl ErrText {
+    /// Takes every error for a failure.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(ErrIsFailure)
+    }
+}
+
+impl<C> ErrText<C> {
+    /// Classifies as `classify` does.
+    #[must_use]
+    pub const fn of(classify: C) -> Self {
+        Self(classify)
+    }
+}
+
+impl<C, Res, Err> Classify<Res, Err> for ErrText<C>
+where
+    C: Classify<Res, Err>,
+    Err: fmt::Display,
+{
+    fn classify(&self, result: Result<&Res, &Err>) -> Observation {
+        self.0.classify(result)
+    }
+
+    fn describe(&self, result: Result<&Res, &Err>) -> Option<String> {
+        match result {
+            Ok(_) => self.0.describe(result),
+            Err(error) => Some(crate::shown(error)),
         }
     }
 }
@@ -121,6 +179,17 @@ mod tests {
     fn a_refusal_is_not_observed() {
         let refused = BoxError::from(Rejection::new("semaphore", Reason::QueueFull));
         assert_eq!(observe::<_, (), _>(&ErrIsFailure, Err(&refused)), None);
+    }
+
+    #[test]
+    fn a_closure_describes_nothing_until_its_errors_are_shown() {
+        let classify = |result: Result<&(), &BoxError>| ErrIsFailure.classify(result);
+        let failed = BoxError::from("broken\npipe");
+        assert_eq!(classify.describe(Err(&failed)), None);
+        let shows = ErrText::of(classify);
+        assert_eq!(shows.describe(Err(&failed)), Some(r"broken\npipe".into()));
+        assert_eq!(shows.describe(Ok(&())), None);
+        assert_eq!(shows.classify(Err(&failed)).outcome, Outcome::Failure);
     }
 
     #[test]

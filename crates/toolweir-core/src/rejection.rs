@@ -145,9 +145,34 @@ pub struct Rejection {
     layer: &'static str,
     reason: Reason,
     key: Option<Arc<str>>,
-    detail: Option<Cow<'static, str>>,
+    detail: Option<Detail>,
     retry_after: Option<Duration>,
 }
+
+/// A detail. Two that read the same are the same.
+#[derive(Debug, Clone)]
+enum Detail {
+    Own(Cow<'static, str>),
+    /// Of a layer that refuses many calls with one text.
+    Shared(Arc<str>),
+}
+
+impl Detail {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Own(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+}
+
+impl PartialEq for Detail {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Detail {}
 
 impl Rejection {
     /// A refusal by `layer`, named in kebab case as its crate is (`"rate-limit"`).
@@ -172,7 +197,15 @@ impl Rejection {
     /// Adds what a person would ask next, such as the text of the last error.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
-        self.detail = Some(detail.into());
+        self.detail = Some(Detail::Own(detail.into()));
+        self
+    }
+
+    /// As [`with_detail`](Self::with_detail), with a text that many rejections share. Nothing is
+    /// allocated.
+    #[must_use]
+    pub fn with_shared_detail(mut self, detail: Arc<str>) -> Self {
+        self.detail = Some(Detail::Shared(detail));
         self
     }
 
@@ -204,7 +237,7 @@ impl Rejection {
     /// What the layer has to add.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
-        self.detail.as_deref()
+        self.detail.as_ref().map(Detail::as_str)
     }
 
     /// How long from now a new call may succeed. `None`: the layer cannot know.
@@ -222,7 +255,7 @@ impl fmt::Display for Rejection {
         }
         write!(f, ": {}", self.reason.explanation())?;
         if let Some(detail) = &self.detail {
-            write!(f, " ({detail})")?;
+            write!(f, " ({})", detail.as_str())?;
         }
         if let Some(retry_after) = self.retry_after {
             write!(f, "; retry after {retry_after:?}")?;
@@ -342,6 +375,15 @@ mod tests {
             "circuit-breaker refused the call for \"music\": the circuit is open \
              (connection reset); retry after 3s"
         );
+    }
+
+    #[test]
+    fn a_shared_detail_reads_as_one_of_its_own() {
+        let rejection = Rejection::new("circuit-breaker", Reason::HeldOpen);
+        let shared = rejection.clone().with_shared_detail("migration".into());
+        assert_eq!(shared.detail(), Some("migration"));
+        assert_eq!(shared, rejection.clone().with_detail("migration"));
+        assert_ne!(shared, rejection.with_detail("outage"));
     }
 
     #[cfg(feature = "serde")]

@@ -24,15 +24,26 @@ const DEEPEST: usize = 16;
 /// ```
 #[must_use]
 pub fn error_text(error: &(dyn Error + 'static)) -> String {
-    let mut text = Bounded::of(error);
+    let mut text = Bounded::of(&error);
     let sources = std::iter::successors(error.source(), |&source| source.source());
     for source in sources.take(DEEPEST) {
-        let source = Bounded::of(source);
+        let source = Bounded::of(&source);
         if !text.kept.contains(&source.kept) {
             text.append(&source);
         }
     }
     text.kept
+}
+
+/// What `text` shows, on one line of at most 300 characters, escaped and cut as
+/// [`error_text`] does it.
+///
+/// ```
+/// assert_eq!(toolweir_core::shown("done\u{7}"), r"done\u{7}");
+/// ```
+#[must_use]
+pub fn shown(text: &(impl fmt::Display + ?Sized)) -> String {
+    Bounded::of(&text).kept
 }
 
 /// Keeps the first [`LONGEST`] characters that are written to it.
@@ -42,7 +53,7 @@ struct Bounded {
 }
 
 impl Bounded {
-    fn of(error: &dyn Error) -> Self {
+    fn of(error: &dyn fmt::Display) -> Self {
         let mut text = Self {
             kept: String::new(),
             left: LONGEST,
