@@ -28,6 +28,7 @@ pub struct SemaphoreConfig {
     pub(crate) permits: usize,
     pub(crate) max_queue: usize,
     pub(crate) max_wait: Duration,
+    pub(crate) max_per_key: Option<usize>,
 }
 
 impl SemaphoreConfig {
@@ -43,6 +44,7 @@ impl Default for SemaphoreConfig {
             permits: 10,
             max_queue: 100,
             max_wait: Duration::from_secs(1),
+            max_per_key: None,
         }
     }
 }
@@ -75,6 +77,16 @@ impl SemaphoreConfigBuilder {
         self
     }
 
+    /// How many calls of one key may be under way at once: at least 1, by default as many as there
+    /// are permits. All calls without a key are those of one key.
+    ///
+    /// With it every call is counted for its key, which costs a hash and room for the key while it
+    /// has calls.
+    pub fn max_per_key(mut self, calls: impl Into<Option<usize>>) -> Self {
+        self.0.max_per_key = calls.into();
+        self
+    }
+
     /// Checks the values.
     ///
     /// # Errors
@@ -86,6 +98,9 @@ impl SemaphoreConfigBuilder {
         if config.max_queue > LONGEST_QUEUE {
             let allowed = format!("from 0 to {LONGEST_QUEUE}");
             return Err(ConfigError::new("max_queue", config.max_queue, allowed));
+        }
+        if config.max_per_key == Some(0) {
+            return Err(ConfigError::new("max_per_key", 0, "at least 1"));
         }
         Ok(config)
     }
@@ -119,6 +134,10 @@ mod tests {
             (
                 SemaphoreConfig::builder().max_queue(100_001),
                 "`max_queue` must be from 0 to 100000, but is 100001",
+            ),
+            (
+                SemaphoreConfig::builder().max_per_key(0),
+                "`max_per_key` must be at least 1, but is 0",
             ),
         ];
         for (builder, message) in cases {

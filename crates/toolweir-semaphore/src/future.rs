@@ -4,18 +4,18 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use toolweir_core::{AsRejection, Reason, Rejection, time::saturating_add};
+use toolweir_core::{AsRejection, Reason, Rejection};
 use tower_service::Service;
 
 use crate::{
-    service::refusal,
+    keys::Name,
+    limit::Limit,
+    refusal::rejection,
     shared::{InQueue, Permit},
 };
 
@@ -59,7 +59,7 @@ pin_project! {
         limit: Limit,
         #[pin]
         alarm: Sleep,
-        name: Option<Arc<str>>,
+        name: Option<Name>,
     }
 }
 
@@ -69,40 +69,6 @@ type Made<F, E> = Result<(F, Permit), E>;
 /// What is wrong where a future is polled again. That is a mistake of the caller's, as it is with
 /// any future.
 const ENDED: &str = "the future is not polled after it has ended";
-
-/// How long a call waits.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
-    until: Instant,
-    deadline: Option<Instant>,
-}
-
-impl Limit {
-    pub(crate) fn new(now: Instant, max_wait: Duration, deadline: Option<Instant>) -> Self {
-        let patience = saturating_add(now, max_wait);
-        Self {
-            until: deadline.map_or(patience, |deadline| patience.min(deadline)),
-            deadline,
-        }
-    }
-
-    pub(crate) fn has_come(self, now: Instant) -> bool {
-        self.until <= now
-    }
-
-    /// Whether nobody waits for the answer any more.
-    fn is_past_deadline(self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
-    }
-
-    pub(crate) fn reason(self) -> Reason {
-        if self.deadline == Some(self.until) {
-            Reason::DeadlineTooShort
-        } else {
-            Reason::WaitTooLong
-        }
-    }
-}
 
 impl<S, Req, F> ResponseFuture<S, Req, F> {
     pub(crate) const fn called(inner: F, permit: Permit) -> Self {
@@ -127,7 +93,7 @@ impl<S, Req, F> ResponseFuture<S, Req, F> {
         request: Req,
         place: InQueue,
         limit: Limit,
-        name: Option<Arc<str>>,
+        name: Option<Name>,
     ) -> Self {
         let wait = Box::pin(Wait {
             inner,
@@ -135,7 +101,7 @@ impl<S, Req, F> ResponseFuture<S, Req, F> {
             place,
             permit: None,
             limit,
-            alarm: sleep_until(limit.until),
+            alarm: sleep_until(limit.until()),
             name,
         });
         Self {
@@ -195,11 +161,18 @@ impl<S, Req> Wait<S, Req> {
         S::Error: From<Rejection>,
     {
         let this = self.as_mut().project();
-        if this.permit.is_none()
-            && let Poll::Ready(permit) = this.place.poll(cx)
-        {
-            *this.permit = Some(permit);
+        if this.permit.is_none() {
+            match this.place.poll(cx) {
+                Poll::Ready(Some(permit)) => *this.permit = Some(permit),
+                Poll::Ready(None) => {
+                    let pushed_out = self.refuse(Reason::QueueFull);
+                    let why = "its place went to the call of a key with fewer waiting";
+                    return Poll::Ready(Err(pushed_out.with_detail(why).into()));
+                }
+                Poll::Pending => {}
+            }
         }
+        let this = self.as_mut().project();
         if this.permit.is_some() {
             // Nobody waits for the answer to a call that is made after its deadline.
             if this.limit.is_past_deadline(Instant::now()) {
@@ -212,16 +185,20 @@ impl<S, Req> Wait<S, Req> {
             }
         }
         ready!(this.alarm.poll(cx));
-        let mut rejection = self.refuse(self.limit.reason());
-        if self.permit.is_some() {
+        let has_permit = this.permit.is_some();
+        let reason = this.limit.reason();
+        let mut rejection = self.refuse(reason);
+        if has_permit {
             rejection = rejection.with_detail("its turn came, but the inner service was not ready");
         }
         Poll::Ready(Err(rejection.into()))
     }
 
-    fn refuse(&self, reason: Reason) -> Rejection {
-        let figures = self.place.shared().reject();
-        refusal(self.name.as_ref(), reason, &figures)
+    fn refuse(self: Pin<&mut Self>, reason: Reason) -> Rejection {
+        let this = self.project();
+        let refusal = this.place.refuse(reason);
+        let name = this.place.key().or(this.name.as_ref());
+        rejection(&refusal, name.cloned())
     }
 }
 

@@ -1,10 +1,11 @@
 //! The layer.
 
-use std::sync::Arc;
-
 use tower_layer::Layer;
 
-use crate::{Semaphore, SemaphoreConfig, SemaphoreHandle, shared::Shared};
+use crate::{
+    Semaphore, SemaphoreConfig, SemaphoreHandle, keys::Name, service::KeyOf, shared::Shared,
+    sync::Arc,
+};
 
 /// Limits how many calls are under way at once.
 ///
@@ -13,7 +14,8 @@ use crate::{Semaphore, SemaphoreConfig, SemaphoreHandle, shared::Shared};
 #[derive(Debug, Clone)]
 pub struct SemaphoreLayer<F = ()> {
     shared: Arc<Shared>,
-    name: Option<Arc<str>>,
+    name: Option<Name>,
+    key: KeyOf,
     facts: F,
 }
 
@@ -25,6 +27,7 @@ impl SemaphoreLayer {
         Self {
             shared: Arc::new(Shared::new(config)),
             name: None,
+            key: KeyOf::Nobody,
             facts: (),
         }
     }
@@ -34,7 +37,7 @@ impl<F> SemaphoreLayer<F> {
     /// Names the server, for the key of rejections. Call it before anything is made of the layer:
     /// what was made earlier keeps the earlier name.
     #[must_use]
-    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+    pub fn name(mut self, name: impl Into<Name>) -> Self {
         self.name = Some(name.into());
         self
     }
@@ -45,8 +48,30 @@ impl<F> SemaphoreLayer<F> {
         SemaphoreLayer {
             shared: self.shared,
             name: self.name,
+            key: self.key,
             facts,
         }
+    }
+
+    /// The layer for the calls of one key, on the same permits.
+    ///
+    /// Permits go to keys in turn, so that no key's calls wait for all those of another. A call that
+    /// need not wait does not cost more for having a key.
+    #[must_use]
+    pub fn for_key(mut self, key: impl Into<Name>) -> Self {
+        self.key = KeyOf::Bound(key.into());
+        self
+    }
+
+    /// The layer for the calls of many keys, each of which is read from its request by
+    /// [`Facts::key`](toolweir_core::Facts::key). Calls without a key are those of one key.
+    ///
+    /// A key is read when its call finds no permit, and not before, unless there is a
+    /// [`max_per_key`](crate::SemaphoreConfigBuilder::max_per_key).
+    #[must_use]
+    pub fn by_key(mut self) -> Self {
+        self.key = KeyOf::Request;
+        self
     }
 
     /// Reads the state and changes the number of permits.
@@ -55,6 +80,7 @@ impl<F> SemaphoreLayer<F> {
         SemaphoreHandle {
             shared: self.shared.clone(),
             name: self.name.clone(),
+            key: self.key.bound().cloned(),
         }
     }
 }
@@ -67,6 +93,7 @@ impl<S, F: Clone> Layer<S> for SemaphoreLayer<F> {
             inner,
             shared: self.shared.clone(),
             name: self.name.clone(),
+            key: self.key.clone(),
             facts: self.facts.clone(),
         }
     }

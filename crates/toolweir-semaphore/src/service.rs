@@ -1,19 +1,18 @@
 //! The service.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use tokio::time::Instant;
-use toolweir_core::{AsRejection, Facts, Reason, Rejection};
+use toolweir_core::{AsRejection, Facts, Rejection};
 use tower_service::Service;
 
 use crate::{
     ResponseFuture,
-    future::Limit,
+    keys::Name,
+    limit::Limit,
+    refusal::rejection,
     shared::{Entered, Shared},
-    state::{Figures, LAYER},
+    sync::Arc,
 };
 
 /// Makes a call as soon as it has a permit, and keeps the permit until the call has ended.
@@ -23,8 +22,26 @@ use crate::{
 pub struct Semaphore<S, F = ()> {
     pub(crate) inner: S,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) name: Option<Arc<str>>,
+    pub(crate) name: Option<Name>,
+    pub(crate) key: KeyOf,
     pub(crate) facts: F,
+}
+
+/// Where a call's key comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum KeyOf {
+    Nobody,
+    Bound(Name),
+    Request,
+}
+
+impl KeyOf {
+    pub(crate) const fn bound(&self) -> Option<&Name> {
+        match self {
+            Self::Bound(key) => Some(key),
+            Self::Nobody | Self::Request => None,
+        }
+    }
 }
 
 impl<S, F, Req> Service<Req> for Semaphore<S, F>
@@ -58,21 +75,23 @@ impl<S, F> Semaphore<S, F> {
     {
         let now = Instant::now();
         let limit = Limit::new(now, self.shared.max_wait(), self.facts.deadline(&req));
-        if limit.has_come(now) {
-            self.let_go();
-            let rejection = refusal(self.name.as_ref(), limit.reason(), &self.shared.reject());
-            return ResponseFuture::refused(rejection);
-        }
-        match self.shared.enter(now) {
+        let key = match &self.key {
+            KeyOf::Nobody => None,
+            KeyOf::Bound(key) => Some(&**key),
+            KeyOf::Request => self.facts.key(&req),
+        };
+        match self.shared.enter(key, limit, now) {
             Entered::Permit(permit) => ResponseFuture::called(self.inner.call(req), permit),
             Entered::Queue(place) => {
                 self.let_go();
                 let (inner, name) = (self.inner.clone(), self.name.clone());
                 ResponseFuture::waiting(inner, req, place, limit, name)
             }
-            Entered::QueueFull(figures) => {
+            Entered::Refused(refusal) => {
+                let read = || key.map(Name::from).or_else(|| self.name.clone());
+                let name = self.key.bound().cloned().or_else(read);
+                let rejection = rejection(&refusal, name);
                 self.let_go();
-                let rejection = refusal(self.name.as_ref(), Reason::QueueFull, &figures);
                 ResponseFuture::refused(rejection)
             }
         }
@@ -85,22 +104,5 @@ impl<S, F> Semaphore<S, F> {
         S: Clone,
     {
         self.inner = self.inner.clone();
-    }
-}
-
-/// No time to come back: when a permit is given back, the calls that hold them decide.
-pub(crate) fn refusal(name: Option<&Arc<str>>, reason: Reason, figures: &Figures) -> Rejection {
-    let Figures {
-        in_flight,
-        permits,
-        queued,
-        ..
-    } = figures;
-    let rejection = Rejection::new(LAYER, reason).with_detail(format!(
-        "{in_flight} calls under way with {permits} permits, {queued} waiting"
-    ));
-    match name {
-        Some(name) => rejection.with_key(name.clone()),
-        None => rejection,
     }
 }

@@ -1,16 +1,21 @@
 //! What every layer, service and handle of one semaphore shares, and the guards that it gives out.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use tokio::time::Instant;
+use toolweir_core::Reason;
 
 use crate::{
     SemaphoreConfig,
-    state::{Entry, Figures, Left, Permits, Place},
+    keys::Name,
+    limit::Limit,
+    queue::Place,
+    state::{Entry, Held, Left, Look, Permits, Refusal},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 #[derive(Debug)]
@@ -23,13 +28,13 @@ pub(crate) struct Shared {
 pub(crate) enum Entered {
     Permit(Permit),
     Queue(InQueue),
-    QueueFull(Figures),
+    Refused(Refusal),
 }
 
 impl Shared {
     pub(crate) fn new(config: SemaphoreConfig) -> Self {
         Self {
-            permits: Mutex::new(Permits::new(config.permits, config.max_queue)),
+            permits: Mutex::new(Permits::new(&config, Instant::now())),
             config,
         }
     }
@@ -38,48 +43,72 @@ impl Shared {
         self.config.max_wait
     }
 
+    /// A permit, if one is free and no key need be looked at.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        self.lock().try_acquire().then(|| Permit(self.clone()))
+        if self.config.max_per_key.is_some() {
+            return None;
+        }
+        let mut permits = self.lock();
+        let now = permits.wants_time().then(Instant::now);
+        let held = permits.try_acquire(now)?;
+        drop(permits);
+        Some(self.permit(held))
     }
 
-    pub(crate) fn enter(self: &Arc<Self>, now: Instant) -> Entered {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        key: Option<&str>,
+        limit: Limit,
+        now: Instant,
+    ) -> Entered {
         let mut permits = self.lock();
-        match permits.enter(now) {
-            Entry::Permit => Entered::Permit(Permit(self.clone())),
-            Entry::Place(place) => Entered::Queue(InQueue {
-                shared: self.clone(),
-                place: Some(place),
-            }),
-            Entry::QueueFull => {
-                permits.reject();
-                Entered::QueueFull(permits.figures())
+        match permits.enter(key, limit, now) {
+            Entry::Permit(held) => {
+                drop(permits);
+                Entered::Permit(self.permit(held))
             }
+            Entry::Place(place, pushed_out) => {
+                let key = permits.name(place);
+                drop(permits);
+                wake(pushed_out);
+                Entered::Queue(InQueue {
+                    shared: self.clone(),
+                    place: Some(place),
+                    key,
+                })
+            }
+            Entry::Refused(refusal) => Entered::Refused(refusal),
         }
     }
 
     pub(crate) fn resize(&self, permits: usize) {
-        let wakers = self.lock().resize(permits);
+        let wakers = self.lock().resize(permits, Instant::now());
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Counts a refused call.
-    pub(crate) fn reject(&self) -> Figures {
+    /// Reads, or operates where nobody need be woken.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Permits, Instant) -> T) -> T {
+        let now = Instant::now();
+        act(&mut self.lock(), now)
+    }
+
+    fn permit(self: &Arc<Self>, held: Held) -> Permit {
+        Permit {
+            shared: self.clone(),
+            held,
+        }
+    }
+
+    fn release(&self, held: Held) {
         let mut permits = self.lock();
-        permits.reject();
-        permits.figures()
-    }
-
-    pub(crate) fn figures(&self) -> Figures {
-        self.lock().figures()
-    }
-
-    fn release(&self) {
-        let next = self.lock().release();
+        let wants_time = held.is_measured() || permits.has_queue();
+        let next = permits.release(held, wants_time.then(Instant::now));
+        drop(permits);
         wake(next);
     }
 
     fn leave(&self, place: Place) {
-        let left = self.lock().leave(place);
+        let left = self.lock().leave(place, Instant::now());
         match left {
             Left::Waiting(own) => drop(own),
             Left::Permit(next) => wake(next),
@@ -98,13 +127,16 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// The leave to make one call. Dropped, it goes to the next in the queue.
+/// The leave to make one call. Dropped, it goes to who is next in the queue.
 #[derive(Debug)]
-pub(crate) struct Permit(Arc<Shared>);
+pub(crate) struct Permit {
+    shared: Arc<Shared>,
+    held: Held,
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.release();
+        self.shared.release(self.held);
     }
 }
 
@@ -112,34 +144,51 @@ impl Drop for Permit {
 #[derive(Debug)]
 pub(crate) struct InQueue {
     shared: Arc<Shared>,
-    /// `None` once its permit has been handed out.
+    /// `None` once the wait is over.
     place: Option<Place>,
+    key: Option<Name>,
 }
 
 impl InQueue {
-    /// The permit, when it comes.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Permit> {
+    /// The permit, when it comes, or `None`: the place had to go to another key's call.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Permit>> {
         let Some(place) = self.place else {
             return Poll::Pending;
         };
         // Wakers are foreign code: they are cloned before the lock is taken, and dropped after.
         let mut waker = Some(cx.waker().clone());
-        if !self.shared.lock().has_come(place, &mut waker) {
-            return Poll::Pending;
-        }
+        let look = self.shared.lock().look(place, &mut waker);
+        let permit = match look {
+            Look::Waiting => return Poll::Pending,
+            Look::Permit(held) => Some(self.shared.permit(held)),
+            Look::PushedOut => None,
+        };
         self.place = None;
-        Poll::Ready(Permit(self.shared.clone()))
+        Poll::Ready(permit)
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
+    /// Ends the wait, and counts a refused call.
+    pub(crate) fn refuse(&mut self, reason: Reason) -> Refusal {
+        self.leave();
+        let key = self.key.as_deref();
+        let refuse = |permits: &mut Permits, now| permits.reject(reason, key, now);
+        self.shared.with(refuse)
+    }
+
+    /// Whose call waits, if it has a key.
+    pub(crate) const fn key(&self) -> Option<&Name> {
+        self.key.as_ref()
+    }
+
+    fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.shared.leave(place);
+        }
     }
 }
 
 impl Drop for InQueue {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            self.shared.leave(place);
-        }
+        self.leave();
     }
 }

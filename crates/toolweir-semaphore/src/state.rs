@@ -1,61 +1,107 @@
 //! Who holds a permit, and who waits for one.
 //!
 //! A queue of its own instead of tokio's semaphore: all figures are of one moment, a permit that is
-//! taken away while a call holds it needs no bookkeeping, and the wait for one has a type with a
-//! name.
+//! taken away while a call holds it needs no bookkeeping, the wait for one has a type with a name,
+//! and the order is fair between keys.
 //!
 //! Pure: it reads no clock, takes no lock and wakes nobody. What must be woken or dropped outside
 //! the caller's lock, it returns.
 
-use std::{collections::BTreeMap, task::Waker};
+use std::{task::Waker, time::Duration};
 
 use tokio::time::Instant;
+use toolweir_core::Reason;
+
+use crate::{
+    SemaphoreConfig,
+    estimate::{Holds, Need},
+    keys::{KeyId, Name},
+    limit::Limit,
+    queue::{FairQueue, Place, Share, Standing},
+};
 
 /// The layer's name, in rejections and reports.
 pub(crate) const LAYER: &str = "semaphore";
 
+/// How many times are measured before it is only one call in so many that is.
+const MEASURE_ALL: u32 = 32;
+const MEASURE_ONE_IN: u32 = 17;
+
 /// The permits and the queue for them.
 ///
-/// Somebody waits only while all permits are taken. So a call that finds one free overtakes nobody.
+/// Somebody waits only while all permits are taken, or while his key has all that one key may have.
+/// So a call that finds a permit free overtakes nobody who could have had it.
 #[derive(Debug)]
 pub(crate) struct Permits {
     permits: usize,
     max_queue: usize,
+    /// `None`: as many as there are, and then a call that need not wait is counted for no key.
+    max_per_key: Option<usize>,
     in_flight: usize,
-    /// By place, and places are given out in rising order: the first has waited longest.
-    waiters: BTreeMap<Place, Waiter>,
-    next_place: Place,
-    peak_in_flight: usize,
-    peak_queued: usize,
+    queue: FairQueue,
+    holds: Holds,
+    /// When the last permit was taken, if that is known. It is where somebody waits.
+    last_taken: Option<Instant>,
+    /// How many calls pass until one is measured.
+    until_measured: u32,
+    marks: Marks,
     admitted: u64,
     rejected: u64,
+    pushed_out: u64,
 }
 
-/// A place in the queue. It is never given out twice.
-pub(crate) type Place = u64;
+/// The highest figures since some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) in_flight: usize,
+    pub(crate) queued: usize,
+    pub(crate) since: Instant,
+}
 
-#[derive(Debug)]
-struct Waiter {
-    since: Instant,
-    /// `None` until its future is polled.
-    waker: Option<Waker>,
+/// What belongs to a permit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Held {
+    /// The key for which it is counted.
+    key: Option<KeyId>,
+    /// Since when it is held, if that is measured.
+    since: Option<Instant>,
 }
 
 /// What a call gets that could not have a permit at once.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Entry {
     /// A permit after all.
-    Permit,
-    Place(Place),
-    QueueFull,
+    Permit(Held),
+    /// A place, for which another call may have had to go: wake it.
+    Place(Place, Option<Waker>),
+    Refused(Refusal),
+}
+
+/// What a waiting call sees when it looks.
+#[derive(Debug)]
+pub(crate) enum Look {
+    Waiting,
+    Permit(Held),
+    PushedOut,
 }
 
 /// What a place had when it was left.
 #[derive(Debug)]
 pub(crate) enum Left {
+    /// Nothing. Inside is its own waker.
     Waiting(Option<Waker>),
-    /// A permit, which has gone on to the next in the queue: wake it.
+    /// A permit, which has gone on to who is next: wake him.
     Permit(Option<Waker>),
+}
+
+/// Why a call is refused, and what a person would ask next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    pub(crate) permits: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) queued: usize,
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// All figures of one moment.
@@ -65,119 +111,283 @@ pub(crate) struct Figures {
     pub(crate) max_queue: usize,
     pub(crate) in_flight: usize,
     pub(crate) queued: usize,
+    pub(crate) keys: usize,
     pub(crate) oldest: Option<Instant>,
-    pub(crate) peak_in_flight: usize,
-    pub(crate) peak_queued: usize,
+    pub(crate) hold: Option<Duration>,
+    pub(crate) marks: Marks,
     pub(crate) admitted: u64,
     pub(crate) rejected: u64,
+    pub(crate) pushed_out: u64,
 }
 
 impl Permits {
-    pub(crate) const fn new(permits: usize, max_queue: usize) -> Self {
+    pub(crate) fn new(config: &SemaphoreConfig, now: Instant) -> Self {
         Self {
-            permits,
-            max_queue,
+            permits: config.permits,
+            max_queue: config.max_queue,
+            max_per_key: config.max_per_key,
             in_flight: 0,
-            waiters: BTreeMap::new(),
-            next_place: 0,
-            peak_in_flight: 0,
-            peak_queued: 0,
+            queue: FairQueue::new(config.max_per_key.unwrap_or(usize::MAX)),
+            holds: Holds::default(),
+            last_taken: None,
+            until_measured: 0,
+            marks: Marks {
+                in_flight: 0,
+                queued: 0,
+                since: now,
+            },
             admitted: 0,
             rejected: 0,
+            pushed_out: 0,
         }
     }
 
-    /// Takes a permit if one is free.
-    pub(crate) fn try_acquire(&mut self) -> bool {
-        let is_free = self.in_flight < self.permits;
-        if is_free {
-            self.in_flight += 1;
-            self.peak_in_flight = self.peak_in_flight.max(self.in_flight);
-            self.admitted += 1;
-        }
-        is_free
+    /// Whether the time matters to what is done next: to a call that takes the last permit, because
+    /// the next one waits from then on, and to a measured one.
+    pub(crate) const fn wants_time(&self) -> bool {
+        self.until_measured == 0 || self.in_flight + 1 >= self.permits
     }
 
-    /// Takes a permit, or else a place at the end of the queue.
-    pub(crate) fn enter(&mut self, now: Instant) -> Entry {
-        if self.try_acquire() {
-            return Entry::Permit;
+    /// Whether anybody waits.
+    pub(crate) const fn has_queue(&self) -> bool {
+        self.queue.len() > 0
+    }
+
+    /// Takes a permit if one is free, for no key.
+    pub(crate) fn try_acquire(&mut self, now: Option<Instant>) -> Option<Held> {
+        if self.in_flight >= self.permits {
+            return None;
         }
-        if self.waiters.len() >= self.max_queue {
-            return Entry::QueueFull;
+        self.take(now);
+        if self.until_measured > 0 {
+            self.until_measured -= 1;
+            return Some(Held::default());
         }
-        let place = self.next_place;
-        self.next_place += 1;
-        let waiter = Waiter {
+        let all = self.holds.seen() < MEASURE_ALL;
+        self.until_measured = if all { 0 } else { MEASURE_ONE_IN - 1 };
+        Some(Held {
+            key: None,
             since: now,
-            waker: None,
-        };
-        self.waiters.insert(place, waiter);
-        self.peak_queued = self.peak_queued.max(self.waiters.len());
-        Entry::Place(place)
+        })
+    }
+
+    /// Takes a permit, or else a place, if the wait can end in time.
+    pub(crate) fn enter(&mut self, key: Option<&str>, limit: Limit, now: Instant) -> Entry {
+        if let Some(held) = self.acquire_for(key, now) {
+            return Entry::Permit(held);
+        }
+        if limit.has_come(now) || self.is_hopeless(key, limit, now) {
+            return Entry::Refused(self.reject(limit.reason(), key, now));
+        }
+        let mut pushed_out = None;
+        if self.queue.len() >= self.max_queue {
+            let Some(waker) = self.queue.make_room(key) else {
+                return Entry::Refused(self.reject(Reason::QueueFull, key, now));
+            };
+            pushed_out = waker;
+            self.pushed_out += 1;
+        }
+        let place = self.queue.join(key, now);
+        self.marks.queued = self.marks.queued.max(self.queue.len());
+        Entry::Place(place, pushed_out)
+    }
+
+    /// The name of the key that a place is for.
+    pub(crate) fn name(&self, place: Place) -> Option<Name> {
+        self.queue.name(place)
     }
 
     /// Whether a place's permit has come. From then on it is the caller's.
     ///
     /// If not, `waker` is kept for when it does, and the one from the last time comes out there.
-    pub(crate) fn has_come(&mut self, place: Place, waker: &mut Option<Waker>) -> bool {
-        match self.waiters.get_mut(&place) {
-            Some(waiter) => {
-                std::mem::swap(&mut waiter.waker, waker);
-                false
+    pub(crate) fn look(&mut self, place: Place, waker: &mut Option<Waker>) -> Look {
+        match self.queue.look(place, waker.take()) {
+            Standing::Waiting(old) => {
+                *waker = old;
+                Look::Waiting
             }
-            // Only a permit takes a place out of the queue while it has an owner.
-            None => true,
+            Standing::Served(key, since) => Look::Permit(Held::counted(key, since)),
+            Standing::PushedOut => Look::PushedOut,
         }
     }
 
     /// Gives up a place, and with it the permit that may have come meanwhile.
-    pub(crate) fn leave(&mut self, place: Place) -> Left {
-        match self.waiters.remove(&place) {
-            Some(waiter) => Left::Waiting(waiter.waker),
-            None => Left::Permit(self.release()),
+    pub(crate) fn leave(&mut self, place: Place, now: Instant) -> Left {
+        match self.queue.leave(place) {
+            Standing::Waiting(own) => Left::Waiting(own),
+            Standing::Served(key, since) => {
+                Left::Permit(self.release(Held::counted(key, since), Some(now)))
+            }
+            Standing::PushedOut => Left::Waiting(None),
         }
     }
 
-    /// Gives a permit back. It goes to the first in the queue, who is to be woken.
-    pub(crate) fn release(&mut self) -> Option<Waker> {
+    /// Gives a permit back. It goes to the next in the queue, who is to be woken. The time must be
+    /// given where there is a queue or the permit was measured.
+    pub(crate) fn release(&mut self, held: Held, now: Option<Instant>) -> Option<Waker> {
         self.in_flight -= 1;
-        self.serve_next().flatten()
+        if let Some(key) = held.key {
+            self.queue.end(key);
+        }
+        let now = now?;
+        if let Some(since) = held.since {
+            self.holds.see(now.saturating_duration_since(since), now);
+        }
+        self.serve_next(now).flatten()
     }
 
-    /// Changes the number of permits. New ones go to the first in the queue, who are to be woken.
-    /// If there are fewer, none is taken from a call: they go as they come back.
-    pub(crate) fn resize(&mut self, permits: usize) -> Vec<Waker> {
+    /// Changes the number of permits. New ones go to those who are next, who are to be woken. If
+    /// there are fewer, none is taken from a call: they go as they come back.
+    pub(crate) fn resize(&mut self, permits: usize, now: Instant) -> Vec<Waker> {
         self.permits = permits;
-        std::iter::from_fn(|| self.serve_next()).flatten().collect()
+        let served = std::iter::from_fn(|| self.serve_next(now));
+        served.flatten().collect()
     }
 
     /// Counts a refused call.
-    pub(crate) fn reject(&mut self) {
+    pub(crate) fn reject(&mut self, reason: Reason, key: Option<&str>, now: Instant) -> Refusal {
         self.rejected += 1;
+        self.refusal(reason, key, now)
     }
 
-    pub(crate) fn figures(&self) -> Figures {
+    /// How a call of `key` would be refused now. `None`: it would not.
+    pub(crate) fn would_refuse(
+        &self,
+        key: Option<&str>,
+        max_wait: Duration,
+        now: Instant,
+    ) -> Option<Refusal> {
+        let limit = Limit::new(now, max_wait, None);
+        let share = self.queue.share(key);
+        let reason = if self.has_permit_for(share) {
+            return None;
+        } else if limit.has_come(now) || self.is_hopeless(key, limit, now) {
+            Reason::WaitTooLong
+        } else if self.queue.len() >= self.max_queue && !self.queue.has_room_for(share) {
+            Reason::QueueFull
+        } else {
+            return None;
+        };
+        Some(self.refusal(reason, key, now))
+    }
+
+    /// How long a call of `key` would likely wait if it were made now. `None`: nobody knows.
+    pub(crate) fn estimate(&self, key: Option<&str>, now: Instant) -> Option<Duration> {
+        if self.has_permit_for(self.queue.share(key)) {
+            return Some(Duration::ZERO);
+        }
+        let needs = self.needs(key).into_iter().flatten();
+        needs.filter_map(|need| self.holds.likely(need, now)).max()
+    }
+
+    pub(crate) fn share(&self, key: Option<&str>) -> Share {
+        self.queue.share(key)
+    }
+
+    pub(crate) fn figures(&self, now: Instant) -> Figures {
         Figures {
             permits: self.permits,
             max_queue: self.max_queue,
             in_flight: self.in_flight,
-            queued: self.waiters.len(),
-            oldest: self.waiters.values().next().map(|waiter| waiter.since),
-            peak_in_flight: self.peak_in_flight,
-            peak_queued: self.peak_queued,
+            queued: self.queue.len(),
+            keys: self.queue.keys(),
+            oldest: self.queue.oldest(),
+            hold: self.holds.mean(now),
+            marks: self.marks,
             admitted: self.admitted,
             rejected: self.rejected,
+            pushed_out: self.pushed_out,
         }
     }
 
-    /// Hands a free permit to the first in the queue. `None`: there is none free, or nobody waits.
-    fn serve_next(&mut self) -> Option<Option<Waker>> {
+    /// Begins the highest figures anew, with those of now.
+    pub(crate) fn reset_marks(&mut self, now: Instant) {
+        self.marks = Marks {
+            in_flight: self.in_flight,
+            queued: self.queue.len(),
+            since: now,
+        };
+    }
+
+    fn acquire_for(&mut self, key: Option<&str>, now: Instant) -> Option<Held> {
+        if !self.has_permit_for(self.queue.share(key)) {
+            return None;
+        }
+        self.take(Some(now));
+        Some(Held {
+            key: self.max_per_key.map(|_| self.queue.run(key, now)),
+            since: Some(now),
+        })
+    }
+
+    fn has_permit_for(&self, share: Share) -> bool {
+        let may_have = self.max_per_key.unwrap_or(usize::MAX);
+        self.in_flight < self.permits && share.running < may_have
+    }
+
+    fn take(&mut self, now: Option<Instant>) {
+        self.in_flight += 1;
+        self.marks.in_flight = self.marks.in_flight.max(self.in_flight);
+        self.admitted += 1;
+        self.last_taken = now.or(self.last_taken);
+    }
+
+    /// Hands a free permit to the call that is next. `None`: there is none free, or nobody waits.
+    fn serve_next(&mut self, now: Instant) -> Option<Option<Waker>> {
         if self.in_flight >= self.permits {
             return None;
         }
-        let (_, waiter) = self.waiters.pop_first()?;
-        self.try_acquire();
-        Some(waiter.waker)
+        let waker = self.queue.serve(now)?;
+        self.take(Some(now));
+        Some(waker)
+    }
+
+    /// Whether a call of `key` that waits cannot have its permit in time, as far as is known.
+    fn is_hopeless(&self, key: Option<&str>, limit: Limit, now: Instant) -> bool {
+        let needs = self.needs(key).into_iter().flatten();
+        let mut least = needs.filter_map(|need| self.holds.least(need, now));
+        least.any(|wait| limit.is_shorter_than(wait, now))
+    }
+
+    /// What a new call of `key` needs that finds no permit: of all permits, and of its key's own
+    /// where one key may have only so many.
+    fn needs(&self, key: Option<&str>) -> [Option<Need>; 2] {
+        let share = self.queue.share(key);
+        let of_all = (self.in_flight >= self.permits).then(|| Need {
+            turns: self.queue.ahead(key) + 1 + self.in_flight - self.permits,
+            of: self.in_flight,
+            last_taken: self.last_taken,
+        });
+        let max_per_key = self.max_per_key.filter(|most| share.running >= *most);
+        let of_key = max_per_key.map(|most| Need {
+            turns: share.queued + 1,
+            of: most,
+            last_taken: share.last_taken,
+        });
+        [of_all, of_key]
+    }
+
+    fn refusal(&self, reason: Reason, key: Option<&str>, now: Instant) -> Refusal {
+        Refusal {
+            reason,
+            permits: self.permits,
+            in_flight: self.in_flight,
+            queued: self.queue.len(),
+            retry_after: self.estimate(key, now).filter(|wait| !wait.is_zero()),
+        }
+    }
+}
+
+impl Held {
+    const fn counted(key: KeyId, since: Instant) -> Self {
+        Self {
+            key: Some(key),
+            since: Some(since),
+        }
+    }
+
+    /// Whether the time is wanted when it is given back.
+    pub(crate) const fn is_measured(self) -> bool {
+        self.since.is_some()
     }
 }

@@ -16,14 +16,18 @@ use tokio::{
     task::coop::{Unconstrained, unconstrained},
     time::Instant,
 };
-use toolweir_core::{AsRejection, BoxError, Facts, Reason};
+use toolweir_core::{AsRejection, BoxError, Facts, Reason, Rejection};
 use toolweir_semaphore::{Semaphore, SemaphoreConfig, SemaphoreHandle, SemaphoreLayer};
 use tower::{Layer, Service};
+
+/// A key, for short.
+pub(crate) type Key = Option<&'static str>;
 
 /// A call with a number of its own.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) number: usize,
+    pub(crate) key: Key,
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -33,6 +37,10 @@ pub(crate) struct JobFacts;
 impl Facts<Job> for JobFacts {
     fn deadline(&self, job: &Job) -> Option<Instant> {
         job.deadline
+    }
+
+    fn key<'r>(&self, job: &'r Job) -> Option<&'r str> {
+        job.key
     }
 }
 
@@ -182,6 +190,7 @@ pub(crate) enum Progress {
 pub(crate) struct Call {
     future: Pin<Box<dyn Future<Output = Result<usize, BoxError>>>>,
     wakes: Arc<Wakes>,
+    rejection: Option<Rejection>,
 }
 
 impl Call {
@@ -196,10 +205,18 @@ impl Call {
             Poll::Pending => Progress::Pending,
             Poll::Ready(Ok(number)) => Progress::Done(number),
             Poll::Ready(Err(error)) => match error.as_rejection() {
-                Some(rejection) => Progress::Refused(rejection.reason()),
+                Some(rejection) => {
+                    self.rejection = Some(rejection.clone());
+                    Progress::Refused(rejection.reason())
+                }
                 None => Progress::Failed(error.to_string()),
             },
         }
+    }
+
+    /// How it was refused, if it was.
+    pub(crate) const fn rejection(&self) -> Option<&Rejection> {
+        self.rejection.as_ref()
     }
 
     /// How many times it was woken so far.
@@ -208,9 +225,10 @@ impl Call {
     }
 }
 
-/// A semaphore in front of a server.
+/// A semaphore in front of a server. The calls are those of the keys that they have.
 pub(crate) struct Rig {
     pub(crate) server: Server,
+    pub(crate) layer: SemaphoreLayer<JobFacts>,
     pub(crate) service: Semaphore<Server, JobFacts>,
     pub(crate) handle: SemaphoreHandle,
 }
@@ -219,22 +237,50 @@ impl Rig {
     pub(crate) fn new(config: SemaphoreConfig) -> Self {
         let layer = SemaphoreLayer::new(config)
             .name("music")
-            .with_facts(JobFacts);
+            .with_facts(JobFacts)
+            .by_key();
         let server = Server::default();
         Self {
             service: layer.layer(server.clone()),
             handle: layer.handle(),
+            layer,
             server,
         }
     }
 
-    /// Readies the service and calls it. The call is not polled yet.
-    pub(crate) fn call(&mut self, number: usize, deadline: Option<Instant>) -> Call {
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(self.service.poll_ready(&mut cx).is_ready());
-        Call {
-            future: Box::pin(self.service.call(Job { number, deadline })),
-            wakes: Arc::default(),
-        }
+    /// Readies the service and calls it. The call is not polled yet. The layer reads its key.
+    pub(crate) fn call_of(&mut self, key: Key, number: usize, deadline: Option<Instant>) -> Call {
+        let job = Job {
+            number,
+            key,
+            deadline,
+        };
+        call(&mut self.service, job)
+    }
+
+    /// A call of a key that its layer is bound to, and that it does not have itself.
+    pub(crate) fn call_bound(
+        &mut self,
+        key: &'static str,
+        number: usize,
+        deadline: Option<Instant>,
+    ) -> Call {
+        let layer = self.layer.clone().for_key(key);
+        let job = Job {
+            number,
+            key: None,
+            deadline,
+        };
+        call(&mut layer.layer(self.server.clone()), job)
+    }
+}
+
+fn call(service: &mut Semaphore<Server, JobFacts>, job: Job) -> Call {
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(&mut cx).is_ready());
+    Call {
+        future: Box::pin(service.call(job)),
+        wakes: Arc::default(),
+        rejection: None,
     }
 }

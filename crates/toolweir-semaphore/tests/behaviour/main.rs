@@ -21,8 +21,12 @@ use toolweir_semaphore::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+#[path = "../server/mod.rs"]
 mod server;
-use server::{Answer, Call, Progress, Rig};
+use server::{Answer, Call, Key, Progress, Rig};
+
+mod estimates;
+mod fairness;
 
 const MILLI: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -39,9 +43,20 @@ fn rig(permits: usize, max_queue: usize) -> Rig {
 }
 
 impl Rig {
+    /// A call without a key. It is not polled yet.
+    fn call(&mut self, number: usize, deadline: Option<Instant>) -> Call {
+        self.call_of(None, number, deadline)
+    }
+
     /// A call that has been polled and waits, here or at the server.
     fn pending(&mut self, number: usize) -> Call {
         let mut call = self.call(number, None);
+        assert_eq!(call.poll(), Progress::Pending);
+        call
+    }
+
+    fn pending_of(&mut self, key: &'static str, number: usize) -> Call {
+        let mut call = self.call_of(Some(key), number, None);
         assert_eq!(call.poll(), Progress::Pending);
         call
     }
@@ -598,7 +613,7 @@ mod reading {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rejection_names_the_server_and_no_time() {
+    async fn a_rejection_without_a_key_names_the_server() {
         let layer = SemaphoreLayer::new(config(1, 0).build().unwrap()).name("music");
         let never = service_fn(|()| std::future::pending::<Result<(), Rejection>>());
         let mut service = layer.layer(never);
@@ -627,11 +642,15 @@ mod reading {
                 "in_flight": 1,
                 "max_queue": 10,
                 "queued": 1,
+                "keys": 1,
                 "longest_wait_ms": 0,
+                "usual_hold_ms": null,
                 "peak_in_flight": 1,
                 "peak_queued": 1,
+                "peaks_age_ms": 0,
                 "admitted_calls": 1,
                 "rejected_calls": 0,
+                "pushed_out_calls": 0,
             })
         );
     }
