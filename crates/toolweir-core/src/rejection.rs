@@ -49,6 +49,8 @@ pub enum Reason {
     ConnectionsFull,
     /// The server was lost, or failed to start, as often as is allowed: somebody must reset it.
     RestartsSpent,
+    /// The server's previous process has not ended yet, and no other is started beside it.
+    StillEnding,
     /// The service is shutting down.
     ShuttingDown,
 }
@@ -76,6 +78,7 @@ impl Reason {
             Self::NoPrincipal => "no-principal",
             Self::ConnectionsFull => "connections-full",
             Self::RestartsSpent => "restarts-spent",
+            Self::StillEnding => "still-ending",
             Self::ShuttingDown => "shutting-down",
         }
     }
@@ -110,6 +113,9 @@ impl Reason {
             Self::ConnectionsFull => "all connections are in use",
             Self::RestartsSpent => {
                 "the server was restarted too often and is given up until a reset"
+            }
+            Self::StillEnding => {
+                "the server's previous process has not ended, and no other is started beside it"
             }
             Self::ShuttingDown => "the service is shutting down",
         }

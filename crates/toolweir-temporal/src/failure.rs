@@ -258,6 +258,7 @@ mod tests {
             (Reason::ConnectionsFull, "ToolCallRefused", true, false),
             (Reason::HealthUnknown, "ToolCallRefused", true, false),
             (Reason::ShuttingDown, "ToolCallRefused", true, false),
+            (Reason::StillEnding, "ToolCallRefused", true, false),
             (Reason::GrantRejected, "ToolCallRefused", false, true),
             (Reason::CostTooHigh, "ToolCallRefused", false, true),
             (Reason::WarmUpFailed, "McpServerUnavailable", false, false),
