@@ -1,8 +1,9 @@
 //! An MCP server that breaks in one way at one moment, for the table of faults.
 //!
 //! `faulty_server FAULT MOMENT MARKER`: the moment is `connecting`, `idle`, or `calls:N`, the point at
-//! which N calls are under way. It breaks once: then the file MARKER is there, and it is whole. It
-//! speaks the protocol by hand, because a library would not break it.
+//! which N calls are under way. It breaks once: then the file MARKER is there, with the id of the process
+//! that broke, and later ones are whole. It speaks the protocol by hand, because a library would not
+//! break it.
 
 use std::{
     env,
@@ -10,7 +11,7 @@ use std::{
     fs,
     io::{self, BufRead, Write},
     path::PathBuf,
-    process::exit,
+    process::{self, exit},
     sync::mpsc,
     thread,
     time::Duration,
@@ -107,7 +108,10 @@ impl Server {
     }
 
     fn mark(&self) -> io::Result<()> {
-        fs::write(&self.marker, "")
+        // Whoever sees it there sees it whole.
+        let unfinished = self.marker.with_extension("new");
+        fs::write(&unfinished, process::id().to_string())?;
+        fs::rename(unfinished, &self.marker)
     }
 
     /// Breaks where `message` was to be said.

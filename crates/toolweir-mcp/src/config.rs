@@ -258,6 +258,9 @@ impl McpServiceBuilder {
 
     /// How long a server may take from its start to the end of the handshake and its list of
     /// tools. By default 30 seconds.
+    ///
+    /// The time does not include that for which the server's previous process is waited for, 30
+    /// seconds at most. After that a call is refused with the reason `still-ending`.
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -286,10 +289,18 @@ impl McpServiceBuilder {
 
     /// Starts a connection again no more than `most` times within `window` after it was lost or could
     /// not be made. After that calls are refused with the reason `restarts-spent`, until somebody calls
-    /// [`McpHandle::reset`](crate::McpHandle::reset). By default there is no end to it, and the backoff
-    /// between two tries is 30 seconds at most.
+    /// [`McpHandle::reset`](crate::McpHandle::reset) or [`McpHandle::restart`](crate::McpHandle::restart).
+    /// Each principal's connection has a budget of its own.
     ///
     /// A start after idling, or one that an operator asks for, does not count.
+    ///
+    /// By default there is no end to it: seen from here, a server that is down for an hour looks like
+    /// one that will never start again, and an unattended worker should be back when its server is.
+    /// The backoff keeps that cheap, because it grows until 15 to 30 seconds lie between two tries. Set
+    /// a budget where a start is dear (a download, a login, a lock that others wait for), and where
+    /// somebody learns of [`McpState::given_up`](crate::McpState::given_up). Of a server that is down
+    /// the backoff allows some 25 to 45 starts in ten minutes: a budget above that changes nothing, and
+    /// one of 10 is spent after one to two minutes.
     pub const fn restart_budget(mut self, most: usize, window: Duration) -> Self {
         self.restart_budget = Some((most, window));
         self

@@ -259,6 +259,10 @@ pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
                 None => rejection,
             });
         }
+        NoLink::StillEnding(waited) => {
+            let rejection = refused(Reason::StillEnding);
+            return ToolError::Refused(rejection.with_detail(format!("waited {waited:?}")));
+        }
         NoLink::GivenUp => (None, None),
         NoLink::Failed(error, retry_after) => (Some(error), retry_after),
     };

@@ -266,6 +266,32 @@ async fn a_transport_that_panics_is_put_off_too() {
     assert_eq!(made.load(Ordering::SeqCst), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_panic_before_there_is_a_transport_is_a_failed_connect_and_no_more() {
+    let server = ScriptedServer::new();
+    let panics = Arc::new(AtomicBool::new(true));
+    let (there, first) = (server.clone(), panics.clone());
+    let mcp = McpService::builder("music").transport(move || {
+        if first.swap(false, Ordering::SeqCst) {
+            panic_of_a_user();
+        }
+        let stream = there.connect();
+        async move { Ok(stream) }
+    });
+    let mcp = mcp.build().unwrap();
+    let errors = [spawn(&mcp, "echo"), spawn(&mcp, "echo")];
+    for error in errors {
+        let error = error.await.unwrap().unwrap_err();
+        assert_eq!(error.observation().delivery, Delivery::NotSent);
+        assert!(error.to_string().contains("broke off"), "{error}");
+    }
+    assert!(!mcp.handle().state().connecting);
+    sleep(Duration::from_secs(1)).await;
+    call(&mcp, "echo").await.unwrap();
+    mcp.handle().shutdown(Duration::from_secs(1)).await;
+    server.wait_for(|stats| stats.open_connections == 0).await;
+}
+
 fn panic_of_a_user() -> BoxError {
     panic!("a transport's own panic")
 }

@@ -131,6 +131,27 @@ async fn beyond_its_budget_a_server_is_given_up_until_a_reset() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operators_restart_is_a_reset_too() {
+    let server = ScriptedServer::new();
+    let mcp = builder(&server)
+        .restart_budget(1, MINUTE * 60)
+        .build()
+        .unwrap();
+    let handle = mcp.handle();
+    for _ in 0..2 {
+        call(&mcp, "echo").await.unwrap();
+        sleep(MINUTE).await;
+        server.kill_connections();
+        lost(&handle).await;
+    }
+    call(&mcp, "echo").await.unwrap_err();
+    assert!(handle.state().given_up);
+    handle.restart(MINUTE).await;
+    assert!(!handle.state().given_up);
+    call(&mcp, "echo").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn failed_connects_are_paid_from_the_budget_too() {
     let server = ScriptedServer::new();
     server.refuse_connections(true);

@@ -3,14 +3,17 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-use std::{path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
+use nix::{errno::Errno, sys::signal, unistd::Pid};
+use tempfile::TempDir;
 use tokio::{
     process::Command,
+    runtime::Runtime,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, pause, resume, sleep, timeout},
 };
-use toolweir_core::Delivery;
+use toolweir_core::{AsRejection as _, Delivery, Reason, Rejection};
 use toolweir_mcp::{McpService, StdioServer, ToolCall, ToolError, ToolResponse};
 use toolweir_testkit::mcp::{Stats, example_program};
 use tower::ServiceExt as _;
@@ -61,6 +64,12 @@ async fn runs(process: u32) -> bool {
     !state.trim().is_empty() && !state.trim_start().starts_with('Z')
 }
 
+/// Whether nothing is left of a process: one that has ended, and was not waited for, still has its place.
+fn is_gone(process: u32) -> bool {
+    let process = Pid::from_raw(process.try_into().unwrap());
+    signal::kill(process, None) == Err(Errno::ESRCH)
+}
+
 async fn children(process: u32) -> Vec<u32> {
     let ps = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output();
     let ps = String::from_utf8(ps.await.unwrap().stdout).unwrap();
@@ -78,6 +87,50 @@ async fn kill(process: u32) {
         .args(["-9", &process.to_string()])
         .status();
     assert!(killed.await.unwrap().success());
+}
+
+/// A server that writes to a journal, of each of its starts, whether it was alone.
+struct Journaled {
+    directory: TempDir,
+}
+
+impl Journaled {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self { directory }
+    }
+
+    /// The first start of it is with the flags `at_first`, the others are with `later`.
+    fn server(&self, at_first: &str, later: &str) -> StdioServer {
+        let (program, first) = (server_program(), self.directory.path().join("first"));
+        let (program, first) = (program.display(), first.display());
+        // The end of the first takes a while: who does not wait for it is found out.
+        let script = format!(
+            "if mkdir '{first}' 2>/dev/null; then BALLAST_MB=200 exec '{program}' {at_first}; fi
+             exec '{program}' {later}"
+        );
+        StdioServer::new("sh")
+            .args(["-c", &script])
+            .env("JOURNAL", self.directory.path().join("journal"))
+    }
+
+    fn starts(&self) -> Vec<(u32, String)> {
+        let journal = fs::read_to_string(self.directory.path().join("journal"));
+        let journal = journal.unwrap_or_default();
+        let starts = journal.lines().map(|line| {
+            let (process, word) = line.split_once(' ').unwrap();
+            (process.parse().unwrap(), word.to_owned())
+        });
+        starts.collect()
+    }
+
+    /// The processes of so many starts, each of which was alone.
+    fn each_alone(&self, starts: usize) -> Vec<u32> {
+        let seen = self.starts();
+        assert_eq!(seen.len(), starts, "{seen:?}");
+        assert!(seen.iter().all(|(_, word)| word == "alone"), "{seen:?}");
+        seen.into_iter().map(|(process, _)| process).collect()
+    }
 }
 
 /// A scripted server with a child of its own, behind a shell.
@@ -300,23 +353,190 @@ async fn the_last_clone_kills_the_server_and_its_children() {
 
 #[tokio::test]
 async fn shutdown_of_a_start_leaves_nothing() {
-    let file = stats_file("start");
-    let server = StdioServer::new(server_program())
-        .arg("--hang-in-handshake")
-        .arg("--ignore-sigterm")
-        .arg("--stats-file")
-        .arg(&file);
-    let mcp = on(server);
+    // Even without any grace the kill is waited for.
+    for grace in [PATIENCE, Duration::ZERO] {
+        let journal = Journaled::new();
+        let mcp = on(journal.server("--hang-in-handshake --ignore-sigterm", ""));
+        let handle = mcp.handle();
+        let connects = tokio::spawn(async move { handle.connect().await });
+        until("it has begun", async || !journal.starts().is_empty()).await;
+        mcp.handle().shutdown(grace).await;
+        assert!(journal.each_alone(1).into_iter().all(is_gone));
+        connects.await.unwrap().unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn restart_of_a_start_leaves_nothing_and_the_next_call_starts_another() {
+    let journal = Journaled::new();
+    let mcp = on(journal.server("--hang-in-handshake --ignore-eof", ""));
     let handle = mcp.handle();
     let connects = tokio::spawn(async move { handle.connect().await });
-    until("it has been asked", async || {
-        Stats::read(&file).is_ok_and(|stats| stats.initializes == 1)
-    })
-    .await;
-    mcp.handle().shutdown(PATIENCE).await;
+    until("it has begun", async || !journal.starts().is_empty()).await;
+    mcp.handle().restart(Duration::ZERO).await;
+    assert!(journal.each_alone(1).into_iter().all(is_gone));
     connects.await.unwrap().unwrap_err();
-    let process = Stats::read(&file).unwrap().pid;
-    until("it is gone", async || !runs(process).await).await;
+    call(&mcp, "echo").await.unwrap();
+    journal.each_alone(2);
+}
+
+#[tokio::test]
+async fn a_call_after_a_restart_of_a_start_does_not_overtake_its_end() {
+    let journal = Journaled::new();
+    let mcp = on(journal.server("--hang-in-handshake --ignore-eof", ""));
+    let (connects, restarts) = (mcp.handle(), mcp.handle());
+    let connects = tokio::spawn(async move { connects.connect().await });
+    until("it has begun", async || !journal.starts().is_empty()).await;
+    let (answer, ()) = tokio::join!(
+        async {
+            connects.await.unwrap().unwrap_err();
+            call(&mcp, "echo").await
+        },
+        restarts.restart(PATIENCE)
+    );
+    answer.unwrap();
+    journal.each_alone(2);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_otherwise_has_ended_before_it_is_started_again() {
+    let journal = Journaled::new();
+    let flags = "--speaks-only 2026-07-28 --ignore-eof";
+    let mcp = on(journal.server(flags, flags));
+    call(&mcp, "echo").await.unwrap();
+    let [first, second] = journal.each_alone(2)[..] else {
+        unreachable!();
+    };
+    assert!(is_gone(first));
+    mcp.handle().shutdown(Duration::ZERO).await;
+    assert!(is_gone(second));
+}
+
+#[tokio::test]
+async fn a_start_that_timed_out_has_ended_before_the_next() {
+    let journal = Journaled::new();
+    let mcp = McpService::builder("music")
+        .stdio(journal.server("--hang-in-handshake --ignore-eof", ""))
+        .connect_timeout(Duration::from_secs(5));
+    let mcp = mcp.build().unwrap();
+    let error = call(&mcp, "echo").await.unwrap_err();
+    assert!(journal.each_alone(1).into_iter().all(is_gone));
+    sleep(error.retry_after().unwrap()).await;
+    call(&mcp, "echo").await.unwrap();
+    journal.each_alone(2);
+}
+
+/// The clock stands still for a while, and jumps where everybody waits: the processes know nothing of it.
+#[tokio::test]
+async fn a_long_restart_is_no_failed_connect() {
+    let journal = Journaled::new();
+    let hour = Duration::from_secs(3600);
+    let mcp = McpService::builder("music")
+        .stdio(journal.server("", ""))
+        .restart_budget(1, hour)
+        .build()
+        .unwrap();
+    call(&mcp, "echo").await.unwrap();
+    let handle = mcp.handle();
+    let hangs = tokio::spawn({
+        let mcp = mcp.clone();
+        async move { mcp.oneshot(ToolCall::new("hang").with_timeout(hour)).await }
+    });
+    until("it hangs", async || handle.state().calls == 1).await;
+    let restart = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.restart(hour).await }
+    });
+    until("it is let go", async || !handle.state().connected).await;
+    pause();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let error = call(&mcp, "echo").await.unwrap_err();
+        let reason = error.as_rejection().map(Rejection::reason);
+        assert_eq!(reason, Some(Reason::StillEnding), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("has not ended") && text.contains("30s"),
+            "{text}"
+        );
+        assert_eq!(begun.elapsed().as_secs(), 30);
+        assert_eq!(handle.state().retry_after_ms, None);
+    }
+    resume();
+    hangs.abort();
+    call(&mcp, "echo").await.unwrap();
+    restart.await.unwrap();
+    journal.each_alone(2);
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_any_more_serves_the_next_call() {
+    let journal = Journaled::new();
+    let mcp = on(journal.server("--start-delay-ms 50", ""));
+    let calls = Vec::from_iter((0..3).map(|_| {
+        let mcp = mcp.clone();
+        tokio::spawn(async move { call(&mcp, "echo").await })
+    }));
+    until("it has begun", async || !journal.starts().is_empty()).await;
+    for call in calls {
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+    }
+    assert!(mcp.handle().state().connecting);
+    call(&mcp, "echo").await.unwrap();
+    assert_eq!(mcp.handle().state().starts, 1);
+    mcp.handle().shutdown(PATIENCE).await;
+    assert!(journal.each_alone(1).into_iter().all(is_gone));
+}
+
+#[tokio::test]
+async fn the_last_clone_ends_a_start_too() {
+    let journal = Journaled::new();
+    let mcp = on(journal.server("--hang-in-handshake --ignore-eof", ""));
+    let calls = tokio::spawn(async move { call(&mcp, "echo").await });
+    until("it has begun", async || !journal.starts().is_empty()).await;
+    calls.abort();
+    let [process] = journal.each_alone(1)[..] else {
+        unreachable!();
+    };
+    until("it is gone", async || is_gone(process)).await;
+}
+
+/// A worker's runtime may end before the service, which another then uses.
+#[test]
+fn a_runtime_that_ends_leaves_nothing_running_and_the_next_serves() {
+    for first in ["--hang-in-handshake --ignore-eof", "--ignore-eof"] {
+        let journal = Journaled::new();
+        let mcp = on(journal.server(first, ""));
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let call = call(&mcp, "hang");
+            let begun = until("it has begun", async || match first {
+                "--ignore-eof" => mcp.handle().state().calls == 1,
+                _ => !journal.starts().is_empty(),
+            });
+            tokio::select! {
+                biased;
+                answer = call => panic!("{answer:?}"),
+                () = begun => {}
+            }
+        });
+        drop(runtime);
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            until("the next one serves", async || {
+                let answer = timeout(PATIENCE, call(&mcp, "echo")).await.unwrap();
+                answer.is_ok()
+            })
+            .await;
+            let [first, second] = journal.each_alone(2)[..] else {
+                unreachable!();
+            };
+            assert!(is_gone(first));
+            mcp.handle().shutdown(Duration::from_secs(1)).await;
+            assert!(is_gone(second));
+        });
+    }
 }
 
 #[tokio::test]

@@ -74,6 +74,23 @@ mod tests {
         assert_eq!(backoff.wait(now + LONGEST), None);
     }
 
+    /// What the documentation of `restart_budget` says of it.
+    #[tokio::test(start_paused = true)]
+    async fn ten_minutes_hold_some_25_to_45_failures() {
+        let failures = |spread| {
+            let begun = Instant::now();
+            let (mut now, mut backoff) = (begun, Backoff::default());
+            let mut failures = 0;
+            while now - begun < Duration::from_secs(600) {
+                backoff.failed(now, spread);
+                failures += 1;
+                now += backoff.wait(now).unwrap();
+            }
+            failures
+        };
+        assert_eq!((failures(1.0), failures(0.0)), (26, 46));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_steady_connection_clears_the_past() {
         let now = Instant::now();

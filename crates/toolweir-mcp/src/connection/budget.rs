@@ -36,6 +36,11 @@ impl Budget {
         left
     }
 
+    /// Puts back the one that was taken last.
+    pub(crate) fn give_back(&mut self) {
+        self.restarts.pop_back();
+    }
+
     /// Forgets the restarts so far.
     pub(crate) fn reset(&mut self) {
         self.restarts.clear();

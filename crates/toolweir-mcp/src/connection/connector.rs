@@ -13,6 +13,7 @@ use toolweir_core::{BoxError, BoxFuture};
 use super::{
     ConnectError, Connecting,
     dialect::Dialect,
+    ending::Alive,
     line_limit::LineLimit,
     listener::{Client, Listener},
     process::Process,
@@ -80,6 +81,8 @@ pub(super) struct Attempted<'a> {
     pub(super) until: Instant,
     pub(super) most_bytes: usize,
     pub(super) listener: Listener,
+    /// For the processes to hold.
+    pub(super) alive: Alive,
 }
 
 impl Connector {
@@ -103,7 +106,8 @@ impl Connector {
     }
 
     /// Makes one connection, in the dialect that is tried first or else in the other one; `dialect`
-    /// is then the one that the server speaks. Dropped, it leaves nothing running.
+    /// is then the one that the server speaks. What it starts in vain has ended when it returns; where
+    /// it is dropped that is killed, and ends when nobody holds the attempt's `alive` any more.
     pub(super) async fn connect(
         &self,
         attempted: &Attempted<'_>,
@@ -137,7 +141,9 @@ impl Connector {
         let (listener, until) = (attempted.listener.clone(), attempted.until);
         let (shaken, process) = match self {
             Self::Stdio(program) => {
-                let (process, stdout, stdin) = match Process::start(attempted.server, program) {
+                let alive = attempted.alive.clone();
+                let started = Process::start(attempted.server, program, alive);
+                let (process, stdout, stdin) = match started {
                     Ok(started) => started,
                     Err(failed) => return Err(error.because(failed.into())),
                 };
@@ -177,7 +183,7 @@ impl Connector {
     }
 }
 
-/// Adds what the process can tell of its end.
+/// Ends a process that is of no use, and adds what it can tell of its end.
 async fn post_mortem(mut process: Process, mut error: ConnectError) -> ConnectError {
     if error.connecting == Connecting::Handshake
         && !error.speaks_otherwise
@@ -187,6 +193,62 @@ async fn post_mortem(mut process: Process, mut error: ConnectError) -> ConnectEr
         error.ended = Some(status.to_string());
         error.source = None;
     }
+    // Beside one that will not end no other is started, in whatever dialect.
+    error.speaks_otherwise &= process.kill().await;
     error.last_words = process.last_words().await;
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+
+    use super::{super::ending::life, *};
+
+    /// How an attempt at a shell's script ends, which begins by writing its process id to stderr.
+    async fn fails(script: &str, within: Duration) -> (ConnectError, Option<Pid>) {
+        let script = format!("echo $$ >&2; {script}");
+        let connector = Connector::Stdio(StdioServer::new("sh").args(["-c", &script]));
+        let attempted = Attempted {
+            server: &Arc::from("music"),
+            within,
+            until: Instant::now() + within,
+            most_bytes: 4096,
+            listener: Listener::default(),
+            alive: life().0,
+        };
+        let connecting = connector.connect_in(Dialect::Initialize, &attempted);
+        let error = connecting.await.err().unwrap();
+        let process = error.last_words.as_ref();
+        let process = process.map(|words| Pid::from_raw(words.parse().unwrap()));
+        (error, process)
+    }
+
+    fn is_gone(process: Pid) -> bool {
+        // One that has ended, and was not waited for, would be there.
+        kill(process, None) == Err(Errno::ESRCH)
+    }
+
+    #[tokio::test]
+    async fn a_process_that_speaks_otherwise_is_gone_before_the_next_is_started() {
+        let script = r#"read line
+            echo '{"jsonrpc":"2.0","id":0,"error":{"code":-32601,"message":"initialize?"}}'
+            sleep 1000"#;
+        let (error, process) = fails(script, Duration::from_secs(60)).await;
+        assert!(is_gone(process.unwrap()));
+        assert!(error.speaks_otherwise, "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_silent_is_gone_when_its_time_is_over() {
+        // On a busy machine it may not come so far as to say who it is.
+        let process = loop {
+            let (error, process) = fails("sleep 1000", Duration::from_millis(200)).await;
+            assert_eq!(error.connecting, Connecting::TimedOut);
+            if let Some(process) = process {
+                break process;
+            }
+        };
+        assert!(is_gone(process));
+    }
 }

@@ -17,8 +17,14 @@ use tokio::{
 use toolweir_core::time::saturating_add;
 
 use super::{
-    Budget, ConnectError, Connecting, Connector, Link, backoff::Backoff, catalogue::Hints,
-    connector::Attempted, dialect::Dialect, is_loss, listener::Listener,
+    Budget, ConnectError, Connecting, Connector, Link,
+    backoff::Backoff,
+    catalogue::Hints,
+    connector::Attempted,
+    dialect::Dialect,
+    ending::{Alive, Ended, life},
+    is_loss,
+    listener::Listener,
 };
 use crate::{ToolHints, classify::is_session_lost};
 
@@ -30,6 +36,9 @@ const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_secs(30);
 const KILLED_WITHIN: Duration = Duration::from_secs(6);
 /// How long a connection that is stopped for idleness has to end.
 const IDLE_GRACE: Duration = Duration::from_secs(10);
+/// How long a start waits for the end of the process before it: more than any end takes, but for a
+/// restart with a long grace.
+const PREDECESSOR_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why there is no connection to be had.
 #[derive(Debug, Clone)]
@@ -38,6 +47,8 @@ pub(crate) enum NoLink {
     Failed(Arc<ConnectError>, Option<Duration>),
     /// The attempt was given up for a restart.
     GivenUp,
+    /// Nothing was started, because the process before it has not ended in so long a time.
+    StillEnding(Duration),
     /// It was lost, or could not be made, as often as is allowed: with the last error.
     Spent(Option<Arc<ConnectError>>),
     /// It was shut down for good.
@@ -99,6 +110,8 @@ struct State {
     made: u64,
     /// What was let go and may not have ended yet.
     leaving: Vec<Leaving>,
+    /// All starts of which an attempt or a process is left, be it in use or on its way out.
+    starts: Vec<Ended>,
 }
 
 #[derive(Default)]
@@ -119,30 +132,17 @@ enum Phase {
     ShutDown,
 }
 
-/// An attempt or a connection that is being ended, whatever for.
+/// A connection that is being ended, whatever for.
 #[derive(Clone)]
 pub(super) enum Leaving {
-    Attempt(watch::Receiver<Told>),
     Link(Weak<Link>),
     /// A whole manager, until its sender is dropped.
     Manager(watch::Receiver<()>),
 }
 
 impl Leaving {
-    /// Whether it is, or has, a process of ours.
-    fn is_process(&self) -> bool {
-        match self {
-            // What it has started ends with it at once.
-            Self::Attempt(_) | Self::Manager(_) => true,
-            Self::Link(link) => link
-                .upgrade()
-                .is_some_and(|link| link.process_id().is_some()),
-        }
-    }
-
     fn is_over(&self) -> bool {
         match self {
-            Self::Attempt(told) => told.has_changed().is_err(),
             Self::Manager(end) => end.has_changed().is_err(),
             Self::Link(link) => link.strong_count() == 0,
         }
@@ -150,8 +150,6 @@ impl Leaving {
 
     pub(super) async fn over(self) {
         match self {
-            // The attempt drops what it has started, and last of all its sender.
-            Self::Attempt(mut told) => while told.changed().await.is_ok() {},
             Self::Manager(mut end) => while end.changed().await.is_ok() {},
             Self::Link(link) => {
                 if let Some(link) = link.upgrade() {
@@ -167,12 +165,16 @@ impl State {
     fn leave_for(&mut self, next: Phase) -> Phase {
         let old = std::mem::replace(&mut self.phase, next);
         self.leaving.retain(|leaving| !leaving.is_over());
-        match &old {
-            Phase::Connecting { told, .. } => self.leaving.push(Leaving::Attempt(told.clone())),
-            Phase::Connected(link) => self.leaving.push(Leaving::Link(Arc::downgrade(link))),
-            Phase::Idle | Phase::Dormant | Phase::Spent | Phase::ShutDown => {}
+        if let Phase::Connected(link) = &old {
+            self.leaving.push(Leaving::Link(Arc::downgrade(link)));
         }
         old
+    }
+
+    /// The starts so far of which something is left.
+    fn starts(&mut self) -> Vec<Ended> {
+        self.starts.retain(|start| !start.is_over());
+        self.starts.clone()
     }
 
     fn forget_failures(&mut self) {
@@ -183,11 +185,29 @@ impl State {
         }
     }
 
-    /// Whether a start is allowed now. One that follows a failure is taken out of the budget.
-    fn may_start(&mut self, now: Instant) -> bool {
-        match &mut self.budget {
-            Some(budget) if self.failed => budget.take(now),
-            _ => true,
+    /// Whether a start is allowed now. One that follows a failure is taken out of the budget; where
+    /// that is spent the server is given up.
+    fn may_start(&mut self, now: Instant) -> Result<(), NoLink> {
+        let wait = self.backoff.wait(now);
+        if let (Some(wait), Some(error)) = (wait, &self.last_error) {
+            return Err(NoLink::Failed(error.clone(), Some(wait)));
+        }
+        if self.failed
+            && let Some(budget) = &mut self.budget
+            && !budget.take(now)
+        {
+            self.phase = Phase::Spent;
+            return Err(NoLink::Spent(self.last_error.clone()));
+        }
+        Ok(())
+    }
+
+    /// Nothing was started after all.
+    fn did_not_start(&mut self) {
+        if let Some(budget) = &mut self.budget
+            && self.failed
+        {
+            budget.give_back();
         }
     }
 }
@@ -221,6 +241,7 @@ impl Manager {
             last_error: None,
             made: 0,
             leaving: Vec::from_iter(leaving),
+            starts: Vec::new(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -291,15 +312,16 @@ impl Manager {
 
     /// Ends the connection, if there is one. The next call makes another.
     pub(crate) async fn restart(&self, grace: Duration) {
-        let old = {
+        let (old, starts) = {
             let mut state = self.shared.lock();
             if matches!(state.phase, Phase::ShutDown) {
                 return;
             }
             state.forget_failures();
-            state.leave_for(Phase::Idle)
+            (state.leave_for(Phase::Idle), state.starts())
         };
         old.end(grace).await;
+        let _ = timeout(KILLED_WITHIN, all_over(starts)).await;
     }
 
     /// Forgets the failures so far, and what followed from them.
@@ -314,14 +336,16 @@ impl Manager {
     /// Ends the connection, for good, and waits for what is being ended already: by another who
     /// shuts down, for a restart, or after a loss.
     pub(crate) async fn shut_down(&self, grace: Duration) {
-        let (old, leaving) = {
+        let (old, leaving, starts) = {
             let mut state = self.shared.lock();
-            (state.leave_for(Phase::ShutDown), state.leaving.clone())
+            let old = state.leave_for(Phase::ShutDown);
+            (old, state.leaving.clone(), state.starts())
         };
         let over = async {
             for leaving in leaving {
                 leaving.over().await;
             }
+            all_over(starts).await;
         };
         let over = timeout(grace.saturating_add(KILLED_WITHIN), over);
         // What was let go earlier keeps the grace it was given, but is not waited for longer.
@@ -340,13 +364,17 @@ impl Drop for Manager {
 impl Phase {
     async fn end(self, grace: Duration) {
         match self {
-            Self::Connecting { told, _go_on } => {
-                drop(_go_on);
-                let _ = timeout(grace, Leaving::Attempt(told).over()).await;
-            }
             Self::Connected(link) => link.close(grace).await,
-            Self::Idle | Self::Dormant | Self::Spent | Self::ShutDown => {}
+            // An attempt is given up with its phase.
+            Self::Connecting { .. } | Self::Idle | Self::Dormant | Self::Spent | Self::ShutDown => {
+            }
         }
+    }
+}
+
+async fn all_over(starts: Vec<Ended>) {
+    for start in starts {
+        start.over().await;
     }
 }
 
@@ -359,7 +387,8 @@ impl Shared {
     fn join(self: &Arc<Self>) -> Result<watch::Receiver<Told>, Result<Arc<Link>, NoLink>> {
         let (tell, told) = watch::channel(None);
         let (go_on, given_up) = oneshot::channel();
-        loop {
+        let (alive, ended) = life();
+        let before = loop {
             let mut state = self.lock();
             let lost = match &state.phase {
                 Phase::Connected(link) if !link.is_closed() => return Err(Ok(link.clone())),
@@ -368,32 +397,43 @@ impl Shared {
                 Phase::Spent => return Err(Err(NoLink::Spent(state.last_error.clone()))),
                 Phase::Connected(link) => link.generation,
                 Phase::Idle | Phase::Dormant => {
-                    let now = Instant::now();
-                    let wait = state.backoff.wait(now);
-                    if let (Some(wait), Some(error)) = (wait, &state.last_error) {
-                        return Err(Err(NoLink::Failed(error.clone(), Some(wait))));
-                    }
-                    if !state.may_start(now) {
-                        state.phase = Phase::Spent;
-                        return Err(Err(NoLink::Spent(state.last_error.clone())));
+                    if let Err(none) = state.may_start(Instant::now()) {
+                        drop(state);
+                        self.log_if_given_up(&none);
+                        return Err(Err(none));
                     }
                     state.phase = Phase::Connecting {
                         told: told.clone(),
                         _go_on: go_on,
                     };
-                    break;
+                    let before = state.starts();
+                    state.starts.push(ended);
+                    break before;
                 }
             };
             drop(state);
             self.lost(lost);
-        }
+        };
         let attempt = Attempt {
             shared: self.clone(),
             tell,
+            alive,
         };
         // Not under the lock: a runtime that ends drops the attempt here, and that takes the lock.
-        tokio::spawn(attempt.run(given_up));
+        tokio::spawn(attempt.run(given_up, before));
         Ok(told)
+    }
+
+    fn log_if_given_up(&self, none: &NoLink) {
+        if let NoLink::Spent(error) = none {
+            let (server, error) = (&*self.settings.name, error.as_deref());
+            let error = error.map(tracing::field::display);
+            tracing::error!(
+                server,
+                error,
+                "the MCP server was restarted too often and is given up until a reset"
+            );
+        }
     }
 
     /// Lets a lost connection go. Its remains are reaped in the background.
@@ -514,35 +554,30 @@ async fn listen_on(link: Weak<Link>) {
 struct Attempt {
     shared: Arc<Shared>,
     tell: watch::Sender<Told>,
+    /// Dropped last, when nothing can be started any more.
+    alive: Alive,
 }
 
 impl Attempt {
-    async fn run(self, given_up: oneshot::Receiver<Infallible>) {
+    async fn run(self, given_up: oneshot::Receiver<Infallible>, before: Vec<Ended>) {
         tokio::select! {
             biased;
             _ = given_up => {}
-            () = self.connect() => {}
+            () = self.connect(before) => {}
         }
     }
 
-    async fn connect(&self) {
+    async fn connect(&self, before: Vec<Ended>) {
+        // It has a time of its own: it is no fault of the server's that is to be started.
+        if timeout(PREDECESSOR_WITHIN, self.alone(before))
+            .await
+            .is_err()
+        {
+            return self.did_not_start();
+        }
         let settings = &*self.shared.settings;
         let until = saturating_add(Instant::now(), settings.connect_timeout);
-        let (leaving, mut dialect) = {
-            let state = self.shared.lock();
-            (state.leaving.clone(), state.dialect)
-        };
-        // Two of them would serve at once, and fight over what both hold.
-        let gone = async {
-            for leaving in leaving.into_iter().filter(Leaving::is_process) {
-                leaving.over().await;
-            }
-        };
-        if timeout_at(until, gone).await.is_err() {
-            let error = self.shared.error(Connecting::Start);
-            let error = error.because("the process before it has not ended yet".into());
-            return self.failed(Arc::new(error));
-        }
+        let mut dialect = self.shared.lock().dialect;
         let listener = Listener::default();
         let attempted = Attempted {
             server: &settings.name,
@@ -550,6 +585,7 @@ impl Attempt {
             until,
             most_bytes: settings.max_response_bytes,
             listener: listener.clone(),
+            alive: self.alive.clone(),
         };
         let connecting = self.shared.connector.connect(&attempted, &mut dialect);
         match connecting.await {
@@ -562,6 +598,38 @@ impl Attempt {
             }
             Err(error) => self.failed(Arc::new(error)),
         }
+    }
+
+    /// Returns when what was there before has ended: two processes would serve at once, and fight
+    /// over what both hold.
+    async fn alone(&self, before: Vec<Ended>) {
+        let leaving = self.shared.lock().leaving.clone();
+        for leaving in leaving {
+            // What a link leaves is among the starts.
+            if matches!(leaving, Leaving::Manager(_)) {
+                leaving.over().await;
+            }
+        }
+        all_over(before).await;
+    }
+
+    /// The process before it is still there. That is no failure: nothing is put off, or paid for.
+    fn did_not_start(&self) {
+        let mut state = self.shared.lock();
+        if !self.is_current(&state) {
+            return;
+        }
+        state.did_not_start();
+        state.phase = Phase::Idle;
+        drop(state);
+        let (server, waited) = (&*self.shared.settings.name, PREDECESSOR_WITHIN);
+        tracing::warn!(
+            server,
+            ?waited,
+            "the MCP server is not started: the process before it has not ended"
+        );
+        self.tell
+            .send_replace(Some(Err(NoLink::StillEnding(waited))));
     }
 
     fn succeeded(&self, link: Arc<Link>, dialect: Dialect) {
@@ -627,5 +695,75 @@ impl fmt::Debug for Manager {
             .field("name", self.name())
             .field("connector", &self.shared.connector)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use toolweir_testkit::mcp::ScriptedServer;
+
+    use super::*;
+    use crate::connection::Factory;
+
+    const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn manager(server: &ScriptedServer) -> Manager {
+        let settings = Settings {
+            name: "music".into(),
+            connect_timeout: CONNECT_TIMEOUT,
+            stop_after_idle: None,
+            budget: Some(Budget::new(1, Duration::from_secs(3600))),
+            max_response_bytes: 1 << 20,
+            hints: HashMap::new(),
+            said: Mutex::default(),
+        };
+        let server = server.clone();
+        let factory = Factory::new(move || {
+            let stream = server.connect();
+            async move { Ok(stream) }
+        });
+        Manager::new(Arc::new(settings), Connector::Factory(factory), None)
+    }
+
+    /// As if a process of an earlier start were there until this is dropped.
+    fn process_before(manager: &Manager) -> Alive {
+        let (alive, ended) = life();
+        manager.shared.lock().starts.push(ended);
+        alive
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_to_connect_begins_when_the_process_before_has_ended() {
+        let server = ScriptedServer::new();
+        server.start_delay(CONNECT_TIMEOUT * 9 / 10);
+        let manager = manager(&server);
+        let before = process_before(&manager);
+        let ends = async {
+            sleep(CONNECT_TIMEOUT * 2).await;
+            assert_eq!(server.stats().connections, 0);
+            drop(before);
+        };
+        let (link, ()) = tokio::join!(manager.link(), ends);
+        link.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_paid_for_a_process_before_that_does_not_end() {
+        let server = ScriptedServer::new();
+        let manager = manager(&server);
+        // The last connection was lost, so the next start is a restart.
+        manager.shared.lock().failed = true;
+        let before = process_before(&manager);
+        for _ in 0..5 {
+            let none = manager.link().await.unwrap_err();
+            assert!(matches!(none, NoLink::StillEnding(_)), "{none:?}");
+            assert_eq!(manager.snapshot().wait, None);
+        }
+        assert_eq!(server.stats().connections, 0);
+        drop(before);
+        manager.link().await.unwrap();
+        assert_eq!(manager.shared.lock().starts.len(), 1);
     }
 }

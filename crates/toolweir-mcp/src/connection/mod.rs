@@ -5,6 +5,7 @@ mod budget;
 mod catalogue;
 mod connector;
 mod dialect;
+mod ending;
 mod error;
 mod line_limit;
 mod link;

@@ -12,10 +12,12 @@ use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     process::{ChildStdin, ChildStdout, Command},
+    runtime::Handle,
     task::JoinHandle,
     time::timeout,
 };
 
+use super::ending::Alive;
 use crate::StdioServer;
 
 /// A line of stderr is cut here.
@@ -29,16 +31,24 @@ const STDERR_WITHIN: Duration = Duration::from_millis(500);
 /// POSIX gives it this number everywhere.
 const SIGTERM: i32 = 15;
 
-/// A server's process, and all it has started: dropping it kills them.
+/// A server's process, and all it has started: dropping it kills them, and has them waited for.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Box<dyn ChildWrapper>,
     id: Option<u32>,
-    stderr: JoinHandle<()>,
     last_lines: LastLines,
+    /// Taken by the drop alone.
+    running: Option<Running>,
+}
+
+/// What there is of a process until it is waited for: dropping it kills it.
+#[derive(Debug)]
+struct Running {
+    child: Box<dyn ChildWrapper>,
+    stderr: JoinHandle<()>,
     /// Until it is waited for, a process keeps its number, ended or not. After that its group must
     /// not be signalled again: the number may be another's.
     reaped: bool,
+    _alive: Alive,
 }
 
 /// The last lines that a server wrote to stderr.
@@ -61,10 +71,11 @@ impl LastLines {
 }
 
 impl Process {
-    /// Starts the program, in a process group of its own.
-    pub(crate) fn start(
+    /// Starts the program, in a process group of its own. It holds `alive` until it was waited for.
+    pub(super) fn start(
         server: &str,
         program: &StdioServer,
+        alive: Alive,
     ) -> io::Result<(Self, ChildStdout, ChildStdin)> {
         let mut command = Command::new(&program.program);
         command
@@ -87,10 +98,13 @@ impl Process {
         let reading = read_stderr(server.to_owned(), stderr, last_lines.clone());
         let process = Self {
             id: child.id(),
-            child,
-            stderr: tokio::spawn(reading),
             last_lines,
-            reaped: false,
+            running: Some(Running {
+                child,
+                stderr: tokio::spawn(reading),
+                reaped: false,
+                _alive: alive,
+            }),
         };
         Ok((process, stdout, stdin))
     }
@@ -101,29 +115,62 @@ impl Process {
 
     /// What it said last. Where it has ended that is read to the end.
     pub(crate) async fn last_words(&mut self) -> Option<String> {
-        if self.reaped {
-            self.stderr_closed().await;
+        if let Some(running) = self.running.as_mut().filter(|running| running.reaped) {
+            running.stderr_closed().await;
         }
         self.last_lines.joined()
     }
 
-    /// Waits until nobody can write to stderr, which most often means: until all that the process
-    /// has started is gone too. A daemon that kept it open is not waited for.
-    async fn stderr_closed(&mut self) {
-        if !self.stderr.is_finished() {
-            let _ = timeout(STDERR_WITHIN, &mut self.stderr).await;
+    /// How it ended, if it does within `patience`. What it has left behind is killed.
+    pub(crate) async fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
+        self.running.as_mut()?.ended(patience).await
+    }
+
+    /// Whether it has ended by now. What it has left behind is killed.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.running.as_mut().is_none_or(Running::has_ended)
+    }
+
+    /// Kills it, and returns when it has ended: `false` if it has not, which the drop waits for.
+    pub(crate) async fn kill(&mut self) -> bool {
+        match &mut self.running {
+            Some(running) => running.kill().await,
+            None => true,
         }
     }
 
-    /// How it ended, if it does within `patience`. What it has left behind is killed.
-    pub(crate) async fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
+    /// Waits for a process whose input has ended; then asks it to end; then kills it. Returns when
+    /// what it has started is gone too.
+    pub(crate) async fn stop(mut self, grace: Duration) {
+        if let Some(running) = &mut self.running {
+            running.end(grace / 2).await;
+            running.stderr_closed().await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let running = self.running.take().filter(|running| !running.reaped);
+        let Some(mut running) = running else {
+            return;
+        };
+        running.start_kill();
+        // Without a runtime nobody is told of its end, and the next one to start a process reaps it.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(running.reap());
+        }
+    }
+}
+
+impl Running {
+    async fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
         let status = timeout(patience, self.child.wait()).await.ok()?.ok()?;
         self.bury();
         Some(status)
     }
 
-    /// Whether it has ended by now. What it has left behind is killed.
-    pub(crate) fn has_ended(&mut self) -> bool {
+    fn has_ended(&mut self) -> bool {
         // Of the group's own `try_wait` the status is lost where others of the group are children of
         // ours too, as all orphans are in a container.
         let ended = matches!(self.child.inner_mut().try_wait(), Ok(Some(_)));
@@ -135,16 +182,13 @@ impl Process {
 
     fn bury(&mut self) {
         if !std::mem::replace(&mut self.reaped, true) {
-            // No group left is no error.
-            let _ = self.child.start_kill();
+            self.start_kill();
         }
     }
 
-    /// Waits for a process whose input has ended; then asks it to end; then kills it. Returns when
-    /// what it has started is gone too.
-    pub(crate) async fn stop(mut self, grace: Duration) {
-        self.end(grace / 2).await;
-        self.stderr_closed().await;
+    fn start_kill(&mut self) {
+        // No group left is no error.
+        let _ = self.child.start_kill();
     }
 
     async fn end(&mut self, share: Duration) {
@@ -153,20 +197,42 @@ impl Process {
         }
         // It may have ended just now: then there is nobody to signal.
         let _ = self.child.signal(SIGTERM);
-        if self.ended(share).await.is_some() {
-            return;
+        if self.ended(share).await.is_none() {
+            self.kill().await;
         }
-        let _ = self.child.start_kill();
-        let _ = self.ended(REAPED_WITHIN).await;
+    }
+
+    async fn kill(&mut self) -> bool {
+        if !self.reaped {
+            self.start_kill();
+            self.ended(REAPED_WITHIN).await;
+        }
+        self.reaped
+    }
+
+    /// Waits until nobody can write to stderr, which most often means: until all that the process
+    /// has started is gone too. A daemon that kept it open is not waited for.
+    async fn stderr_closed(&mut self) {
+        if !self.stderr.is_finished() {
+            let _ = timeout(STDERR_WITHIN, &mut self.stderr).await;
+        }
+    }
+
+    /// Waits for the end of a process that was killed, however long that takes: until then
+    /// nothing may be started in its place.
+    async fn reap(mut self) {
+        if self.child.wait().await.is_ok() {
+            self.bury();
+            self.stderr_closed().await;
+        }
     }
 }
 
-impl Drop for Process {
+impl Drop for Running {
     fn drop(&mut self) {
         self.stderr.abort();
         if !self.reaped {
-            // The runtime reaps it later.
-            let _ = self.child.start_kill();
+            self.start_kill();
         }
     }
 }
@@ -191,5 +257,24 @@ async fn read_stderr(server: String, stderr: impl AsyncRead + Unpin, last_lines:
         }
         tracing::debug!(target: "toolweir_mcp::stderr", server, "{}", text.escape_debug());
         last_lines.push(text.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+
+    use super::{super::ending::life, *};
+
+    #[tokio::test]
+    async fn one_that_is_dropped_is_alive_until_it_was_waited_for() {
+        let (alive, ended) = life();
+        let server = StdioServer::new("sleep").arg("1000");
+        let (process, ..) = Process::start("music", &server, alive).unwrap();
+        let id = Pid::from_raw(process.id().unwrap().try_into().unwrap());
+        drop(process);
+        assert!(!ended.is_over(), "nobody can have waited for it yet");
+        ended.over().await;
+        assert_eq!(kill(id, None), Err(Errno::ESRCH));
     }
 }

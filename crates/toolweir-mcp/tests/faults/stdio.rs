@@ -1,6 +1,6 @@
 //! The faults of a server that is a program.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -149,6 +149,12 @@ impl Faulty {
         Some(Pid::from_raw(process.try_into().unwrap()))
     }
 
+    /// The process that the fault has struck.
+    fn struck(&self) -> Pid {
+        let process = fs::read_to_string(&self.marker).unwrap();
+        Pid::from_raw(process.parse().unwrap())
+    }
+
     /// Lets the fault strike while nobody calls, and waits until it has.
     async fn strike_idle(&self, recovery: Recovery) {
         let told = self.subject.call("break", 1, PATIENCE).await;
@@ -177,20 +183,15 @@ async fn walk(
     recovery: Recovery,
 ) {
     let faulty = Faulty::new(fault, moment);
-    let mut processes = Vec::new();
     let mut starts = 1;
     match moment {
         // Whether it comes up after all, or another time: one connection is made.
         Moment::Connecting => {}
         Moment::Idle => {
             faulty.subject.call("echo", 0, PATIENCE).await.unwrap();
-            processes.extend(faulty.process());
             faulty.strike_idle(recovery).await;
         }
-        Moment::OneCall | Moment::TenCalls => {
-            faulty.subject.handle.connect().await.unwrap();
-            processes.extend(faulty.process());
-        }
+        Moment::OneCall | Moment::TenCalls => faulty.subject.handle.connect().await.unwrap(),
     }
     let seen = faulty.subject.calls(moment.calls()).await;
     fault.check(moment, ends, &seen);
@@ -201,9 +202,12 @@ async fn walk(
     } else {
         faulty.recovers(starts, recovery).await;
     }
-    processes.extend(faulty.process());
+    let struck = faulty.struck();
+    let last = faulty.process().unwrap();
+    let another = matches!(recovery, Connected | Replaced | Restarted);
+    assert_eq!(struck != last, another, "{recovery:?}");
     faulty.subject.leaves_nothing().await;
-    for process in processes {
+    for process in [struck, last] {
         assert_eq!(kill(process, None), Err(Errno::ESRCH), "{process} is left");
     }
 }
