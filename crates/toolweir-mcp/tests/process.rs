@@ -3,7 +3,11 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    time::Duration,
+};
 
 use nix::{errno::Errno, sys::signal, unistd::Pid};
 use tempfile::TempDir;
@@ -396,6 +400,24 @@ async fn a_call_after_a_restart_of_a_start_does_not_overtake_its_end() {
     );
     answer.unwrap();
     journal.each_alone(2);
+}
+
+/// Nobody here is told of the end of a shell's child, and this one holds no pipe that would close.
+#[tokio::test]
+async fn shutdown_waits_for_a_server_behind_a_shell_that_logs_to_a_file() {
+    let journal = Journaled::new();
+    let path = journal.directory.path().join("journal");
+    let program = server_program();
+    let script = format!(
+        "exec 3<&0; '{}' --ignore-eof --ignore-sigterm <&3 2>/dev/null & wait",
+        program.display()
+    );
+    let server = StdioServer::new("sh").args(["-c", &script]);
+    let mcp = on(server.env("JOURNAL", &path).env("BALLAST_MB", "200"));
+    call(&mcp, "echo").await.unwrap();
+    mcp.handle().shutdown(Duration::ZERO).await;
+    // The lock goes with the server.
+    File::open(path).unwrap().try_lock().unwrap();
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ const LOST_GRACE: Duration = Duration::from_secs(2);
 /// After a subscription has ended, how long until there is another.
 const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// What an end may take beyond its grace, until a killed process is seen to be gone.
-const KILLED_WITHIN: Duration = Duration::from_secs(6);
+const KILLED_WITHIN: Duration = Duration::from_secs(7);
 /// How long a connection that is stopped for idleness has to end.
 const IDLE_GRACE: Duration = Duration::from_secs(10);
 /// How long a start waits for the end of the process before it: more than any end takes, but for a

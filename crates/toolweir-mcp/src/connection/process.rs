@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
+use nix::{errno::Errno, sys::signal::killpg, unistd::Pid};
 use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     process::{ChildStdin, ChildStdout, Command},
     runtime::Handle,
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::ending::Alive;
@@ -26,6 +27,10 @@ const LONGEST_LINE: u64 = 4 * 1024;
 const KEPT_LINES: usize = 5;
 /// What a killed process may take to be reaped. Only a kernel in trouble takes longer.
 const REAPED_WITHIN: Duration = Duration::from_secs(5);
+/// How long the others of a killed group may take to be gone.
+const GROUP_GONE_WITHIN: Duration = Duration::from_millis(500);
+/// How often that is looked at: nobody tells of the end of another's child.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// After their end, how long the stderr of a process and of all it has started takes to close.
 const STDERR_WITHIN: Duration = Duration::from_millis(500);
 /// POSIX gives it this number everywhere.
@@ -44,6 +49,7 @@ pub(crate) struct Process {
 #[derive(Debug)]
 struct Running {
     child: Box<dyn ChildWrapper>,
+    group: Pid,
     stderr: JoinHandle<()>,
     /// Until it is waited for, a process keeps its number, ended or not. After that its group must
     /// not be signalled again: the number may be another's.
@@ -94,13 +100,18 @@ impl Process {
         let stdin = child.stdin().take().ok_or_else(missing)?;
         let stdout = child.stdout().take().ok_or_else(missing)?;
         let stderr = child.stderr().take().ok_or_else(missing)?;
+        // It is the leader of its group, which goes by its number.
+        let id = child.id();
+        let group = id.and_then(|id| id.try_into().ok());
+        let group = group.ok_or_else(|| io::Error::other("the program has no process id"))?;
         let last_lines = LastLines::default();
         let reading = read_stderr(server.to_owned(), stderr, last_lines.clone());
         let process = Self {
-            id: child.id(),
+            id,
             last_lines,
             running: Some(Running {
                 child,
+                group: Pid::from_raw(group),
                 stderr: tokio::spawn(reading),
                 reaped: false,
                 _alive: alive,
@@ -134,7 +145,11 @@ impl Process {
     /// Kills it, and returns when it has ended: `false` if it has not, which the drop waits for.
     pub(crate) async fn kill(&mut self) -> bool {
         match &mut self.running {
-            Some(running) => running.kill().await,
+            Some(running) => {
+                running.kill().await;
+                running.nothing_left().await;
+                running.reaped
+            }
             None => true,
         }
     }
@@ -144,7 +159,7 @@ impl Process {
     pub(crate) async fn stop(mut self, grace: Duration) {
         if let Some(running) = &mut self.running {
             running.end(grace / 2).await;
-            running.stderr_closed().await;
+            running.nothing_left().await;
         }
     }
 }
@@ -202,12 +217,23 @@ impl Running {
         }
     }
 
-    async fn kill(&mut self) -> bool {
+    async fn kill(&mut self) {
         if !self.reaped {
             self.start_kill();
             self.ended(REAPED_WITHIN).await;
         }
-        self.reaped
+    }
+
+    /// Waits until the others of a group that was killed are gone: behind a shell, one of them is the
+    /// server. One that has ended, and that nobody waits for, is not waited for here either.
+    async fn nothing_left(&mut self) {
+        let gone = async {
+            while killpg(self.group, None) != Err(Errno::ESRCH) {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let _ = timeout(GROUP_GONE_WITHIN, gone).await;
+        self.stderr_closed().await;
     }
 
     /// Waits until nobody can write to stderr, which most often means: until all that the process
@@ -223,7 +249,7 @@ impl Running {
     async fn reap(mut self) {
         if self.child.wait().await.is_ok() {
             self.bury();
-            self.stderr_closed().await;
+            self.nothing_left().await;
         }
     }
 }
@@ -262,7 +288,7 @@ async fn read_stderr(server: String, stderr: impl AsyncRead + Unpin, last_lines:
 
 #[cfg(test)]
 mod tests {
-    use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+    use nix::sys::signal::kill;
 
     use super::{super::ending::life, *};
 
