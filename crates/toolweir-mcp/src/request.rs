@@ -27,16 +27,19 @@ impl From<Elapsed> for TimedOut {
     }
 }
 
-type Answer = Result<CallToolResponse, ServiceError>;
+/// What a server answers, or why there is no answer.
+pub(crate) type Answer = Result<CallToolResponse, ServiceError>;
 
-/// Calls a tool. Its time ends at `until`, or earlier when it is silent for too long.
+/// Calls a tool. Its time ends at `until`, or earlier when it is silent for too long. It may be sent
+/// `again`, or this takes its arguments.
 pub(crate) async fn call(
     link: &UnderWay,
     call: &mut ToolCall,
     limits: &Limits,
     until: Instant,
+    again: bool,
 ) -> Result<Answer, TimedOut> {
-    let params = call.params(limits.marks, link.has_session());
+    let params = call.params(limits.marks, again);
     let idle = call.idle_timeout().or(limits.idle_timeout);
     match (call.progress(), idle) {
         // Dropped when the time is over, rmcp's future tells the server.

@@ -38,7 +38,7 @@ pub struct McpService {
     limits: Arc<Limits>,
 }
 
-/// How many connections in a row a call may find closing, or without its session.
+/// How many connections in a row a call may find closing.
 const MOST_CLOSED: usize = 3;
 
 /// What holds for every call.
@@ -130,55 +130,81 @@ async fn exchange(
     let manager = pool.manager(call.principal());
     let manager = manager.map_err(|none| no_manager(name, none))?;
     let tool = call.shared_tool().clone();
-    let mut sessions = 0;
-    loop {
-        let link = match at_once(call, &manager) {
-            Some(link) => link,
-            None => Box::pin(in_time(call, &manager)).await?,
-        };
-        let until = end_of(call, limits);
-        let begun = Instant::now();
-        let Ok(answer) = request::call(&link, call, limits, until).await else {
-            return Err(ToolError::TimedOut {
-                tool,
-                after: begun.elapsed(),
-                delivery: Delivery::Ambiguous,
-                observed: None,
-            });
-        };
-        let error = match answer {
-            Ok(CallToolResponse::Complete(result)) => {
-                return Ok(ToolResponse::new(tool, result, &limits.classifier));
-            }
-            Ok(CallToolResponse::InputRequired(_)) => {
-                return Err(ToolError::InputRequired {
-                    tool,
-                    observed: None,
-                });
-            }
-            Ok(_) => {
-                return Err(ToolError::TaskReply {
-                    tool,
-                    observed: None,
-                });
-            }
-            Err(error) => error,
-        };
-        manager.failed(link.generation(), &error);
-        sessions += 1;
-        // A server that does not know the session has not done the work: that is no repetition.
-        if !is_session_lost(&error) || sessions == MOST_CLOSED {
-            return Err(of_service_error(name, &tool, error, SystemTime::now()));
+    let link = match at_once(call, &manager) {
+        Some(link) => link,
+        None => Box::pin(in_time(call, &manager)).await?,
+    };
+    let time = Time::of(call, limits);
+    let again = link.has_session();
+    let answer = request::call(&link, call, limits, time.until, again).await;
+    let answer = answer.map_err(|_| time.is_over(&tool, Delivery::Ambiguous))?;
+    let answer = match answer {
+        Err(error) if is_session_lost(&error) => {
+            manager.failed(link.generation(), &error);
+            drop(link);
+            Box::pin(once_more(&manager, limits, call, &time)).await?
         }
+        answer => answer.inspect_err(|error| manager.failed(link.generation(), error)),
+    };
+    match answer {
+        Ok(CallToolResponse::Complete(result)) => {
+            Ok(ToolResponse::new(tool, result, &limits.classifier))
+        }
+        Ok(CallToolResponse::InputRequired(_)) => Err(ToolError::InputRequired {
+            tool,
+            observed: None,
+        }),
+        Ok(_) => Err(ToolError::TaskReply {
+            tool,
+            observed: None,
+        }),
+        Err(error) => Err(of_service_error(name, &tool, error, SystemTime::now())),
     }
 }
 
-/// When a call that is sent now must have ended.
-fn end_of(call: &ToolCall, limits: &Limits) -> Instant {
-    let timeout = call.timeout().unwrap_or(limits.call_timeout);
-    let until = saturating_add(Instant::now(), timeout);
-    call.deadline()
-        .map_or(until, |deadline| until.min(deadline))
+/// Sends a call once more whose session the server did not know, over another connection and within
+/// what is left of its time. The server has not done the work: that is no repetition. A server that does
+/// not know the next session either is not asked a third time.
+async fn once_more(
+    manager: &Manager,
+    limits: &Limits,
+    call: &mut ToolCall,
+    time: &Time,
+) -> Result<request::Answer, ToolError> {
+    let tool = call.shared_tool().clone();
+    let link = match timeout_at(time.until, link(manager)).await {
+        Ok(link) => link.map_err(|no_link| unavailable(manager.name(), no_link))?,
+        Err(_) => return Err(time.is_over(&tool, Delivery::NotSent)),
+    };
+    let answer = request::call(&link, call, limits, time.until, false).await;
+    let answer = answer.map_err(|_| time.is_over(&tool, Delivery::Ambiguous))?;
+    Ok(answer.inspect_err(|error| manager.failed(link.generation(), error)))
+}
+
+/// The time that a call has, from when it is sent first.
+struct Time {
+    begun: Instant,
+    until: Instant,
+}
+
+impl Time {
+    fn of(call: &ToolCall, limits: &Limits) -> Self {
+        let begun = Instant::now();
+        let until = saturating_add(begun, call.timeout().unwrap_or(limits.call_timeout));
+        let until = call
+            .deadline()
+            .map_or(until, |deadline| until.min(deadline));
+        Self { begun, until }
+    }
+
+    fn is_over(&self, tool: &Arc<str>, delivery: Delivery) -> ToolError {
+        ToolError::TimedOut {
+            tool: tool.clone(),
+            after: self.begun.elapsed(),
+            delivery,
+            observed: None,
+        }
+    }
 }
 
 /// A place on the connection that there is, which is the case of nearly every call: the future of those

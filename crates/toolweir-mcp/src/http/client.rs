@@ -182,11 +182,16 @@ fn number_of(message: &ClientJsonRpcMessage) -> Option<RequestId> {
     }
 }
 
+/// How servers begin that follow the TypeScript SDK's example, and do not know a session.
+const NO_SESSION: &str = "Bad Request: No valid session ID";
+
 /// An error that answers a request over HTTP is that request's, also where it does not say so: it may come
 /// from a server that has not read the request. rmcp would leave the call waiting.
 ///
-/// So it is with sessions: the specification has a 404 for one that is not known, and many servers follow
-/// the TypeScript SDK's example, a 400 with this text and without the request's number.
+/// So it is with sessions: the specification has a 404 for one that is not known, which rmcp reads, and
+/// many servers follow the TypeScript SDK's example, a 400 with an error for no request. rmcp hands on the
+/// error and not the status. That it names no request is what tells it from an answer: the same words
+/// in an error with the request's number are the tool's own, and the tool has run.
 fn of_request(
     id: Option<RequestId>,
     has_session: bool,
@@ -195,8 +200,9 @@ fn of_request(
     let StreamableHttpPostResponse::Json(JsonRpcMessage::Error(mut error), session) = answer else {
         return Ok(answer);
     };
-    let text = &error.error.message;
-    if has_session && error.error.code.0 == -32000 && text.contains("No valid session ID") {
+    let said = &error.error;
+    let no_session = said.code.0 == -32000 && said.message.starts_with(NO_SESSION);
+    if has_session && no_session && error.id.is_none() {
         return Err(HttpError::SessionExpired);
     }
     error.id = error.id.or(id);
@@ -221,13 +227,17 @@ fn for_good(error: HttpError) -> HttpError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn answer(message: &str) -> StreamableHttpPostResponse {
+        answer_of(&Value::Null, message)
+    }
+
+    fn answer_of(id: &Value, message: &str) -> StreamableHttpPostResponse {
         let error = json!({ "code": -32000, "message": message });
-        let answer = json!({ "jsonrpc": "2.0", "error": error });
+        let answer = json!({ "jsonrpc": "2.0", "id": id, "error": error });
         StreamableHttpPostResponse::Json(serde_json::from_value(answer).unwrap(), None)
     }
 
@@ -248,5 +258,14 @@ mod tests {
         assert!(matches!(lost, Err(HttpError::SessionExpired)));
         // Without a session none can be lost.
         assert!(of_request(id(), false, answer(text)).is_ok());
+    }
+
+    #[test]
+    fn the_same_words_in_an_answer_are_the_tool_s_own() {
+        let text = "Bad Request: No valid session ID provided";
+        let id = || Some(RequestId::Number(7));
+        assert!(of_request(id(), true, answer_of(&json!(7), text)).is_ok());
+        let quoted = format!("the backend said: {text}");
+        assert!(of_request(id(), true, answer(&quoted)).is_ok());
     }
 }

@@ -22,7 +22,7 @@ const UNSENT: Cell = Ends(&[(1, FailedUnsent)], Connected);
 const NO_REQUEST: Cell = Never("it answers a request, and none is made");
 const NO_CONNECTION: Cell = Never("no TCP connection is open");
 
-pub(crate) const FAULTS: [Fault; 10] = [
+pub(crate) const FAULTS: [Fault; 11] = [
     Fault {
         name: "reset",
         code: "reset",
@@ -116,6 +116,16 @@ pub(crate) const FAULTS: [Fault; 10] = [
         ],
     },
     Fault {
+        name: "session 400, as the TypeScript SDK has it",
+        code: "400",
+        cells: [
+            Never("there is no session yet"),
+            NO_REQUEST,
+            Ends(&[(1, Done)], Replaced),
+            Ends(&[(10, Done)], Replaced),
+        ],
+    },
+    Fault {
         name: "hang",
         code: "hang",
         cells: [
@@ -202,5 +212,6 @@ rows! {
     server_error => "500",
     overloaded_with_a_json_rpc_body => "503",
     session_lost => "404",
+    session_not_valid => "400",
     hangs => "hang",
 }

@@ -245,6 +245,13 @@ fn broken(mut stream: &TcpStream, fault: &str, id: &Value) -> io::Result<()> {
             let json = "Content-Type: application/json\r\n";
             say(stream, "503 Service Unavailable", json, &body)
         }
+        "400" => {
+            let message = "Bad Request: No valid session ID provided";
+            let error = json!({ "code": -32000, "message": message });
+            let body = json!({ "jsonrpc": "2.0", "id": null, "error": error }).to_string();
+            let json = "Content-Type: application/json\r\n";
+            say(stream, "400 Bad Request", json, &body)
+        }
         "404" => say(stream, "404 Not Found", "", ""),
         // Until the client goes away.
         "hang" => stream.read(&mut [0]).map(drop),

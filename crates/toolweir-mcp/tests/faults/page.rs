@@ -45,7 +45,8 @@ their own time, and the connection stays until somebody restarts it. Health chec
     page.push_str(
         "
 Over HTTP a request that fails is one request: the session stays, and the next call uses it. A server that
-does not know the session has done nothing, so that call is sent once more, in a new one.
+does not know the session has done nothing, so that call is sent once more, in a new one and within the same
+time. One that does not know that one either fails the call.
 ",
     );
     table(
