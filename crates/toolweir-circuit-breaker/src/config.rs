@@ -4,7 +4,11 @@ use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use toolweir_core::ConfigError;
 
+const DEFAULT_SLIDING_WINDOW_SIZE: usize = 100;
+const DEFAULT_SLIDING_WINDOW_BUCKETS: u32 = 10;
 const DEFAULT_MINIMUM_NUMBER_OF_CALLS: usize = 10;
+/// More calls than these no window is waited for to hold.
+const MOST_CALLS: usize = 1_000_000_000;
 const DEFAULT_MAX_WAIT_IN_OPEN: Duration = Duration::from_secs(10 * 60);
 const DEFAULT_MAX_WAIT_IN_HALF_OPEN: Duration = Duration::from_secs(5 * 60);
 const DEFAULT_SLOW_CALL_RATE: u8 = 100;
@@ -36,7 +40,7 @@ pub enum OnThrottled {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CircuitBreakerConfig {
-    pub(crate) sliding_window_size: usize,
+    pub(crate) sliding_window: SlidingWindow,
     pub(crate) minimum_number_of_calls: usize,
     pub(crate) failure_rate_threshold: u8,
     pub(crate) consecutive_failures: Option<u32>,
@@ -51,6 +55,8 @@ pub struct CircuitBreakerConfig {
     pub(crate) on_throttled: OnThrottled,
     pub(crate) default_retry_after: Duration,
     pub(crate) max_retry_after: Duration,
+    pub(crate) max_keys: usize,
+    pub(crate) key_idle: Duration,
 }
 
 /// When a call is slow, and how many may be.
@@ -58,6 +64,25 @@ pub struct CircuitBreakerConfig {
 pub(crate) struct SlowCalls {
     pub(crate) duration: Duration,
     pub(crate) rate: u8,
+}
+
+/// Which calls are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlidingWindow {
+    /// The last so many.
+    Count { size: usize },
+    /// Those of the last so long.
+    Time { duration: Duration, buckets: u32 },
+}
+
+impl SlidingWindow {
+    /// How many calls it can hold.
+    const fn most_calls(self) -> usize {
+        match self {
+            Self::Count { size } => size,
+            Self::Time { .. } => usize::MAX,
+        }
+    }
 }
 
 impl CircuitBreakerConfig {
@@ -77,7 +102,9 @@ impl Default for CircuitBreakerConfig {
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct CircuitBreakerConfigBuilder {
-    sliding_window_size: usize,
+    sliding_window_size: Option<usize>,
+    sliding_window_duration: Option<Duration>,
+    sliding_window_buckets: Option<u32>,
     minimum_number_of_calls: Option<usize>,
     failure_rate_threshold: u8,
     consecutive_failures: Option<u32>,
@@ -93,12 +120,16 @@ pub struct CircuitBreakerConfigBuilder {
     on_throttled: OnThrottled,
     default_retry_after: Duration,
     max_retry_after: Duration,
+    max_keys: usize,
+    key_idle: Duration,
 }
 
 impl Default for CircuitBreakerConfigBuilder {
     fn default() -> Self {
         Self {
-            sliding_window_size: 100,
+            sliding_window_size: None,
+            sliding_window_duration: None,
+            sliding_window_buckets: None,
             minimum_number_of_calls: None,
             failure_rate_threshold: 50,
             consecutive_failures: None,
@@ -114,21 +145,43 @@ impl Default for CircuitBreakerConfigBuilder {
             on_throttled: OnThrottled::default(),
             default_retry_after: Duration::from_secs(5),
             max_retry_after: Duration::from_secs(3600),
+            max_keys: 1_000,
+            key_idle: Duration::from_secs(10 * 60),
         }
     }
 }
 
 impl CircuitBreakerConfigBuilder {
-    /// How many of the last calls are looked at: 1 to 100,000, by default 100.
+    /// How many of the last calls are looked at, however long ago they were: 1 to 100,000, by
+    /// default 100.
     ///
-    /// Each takes two bytes of memory, allocated once.
+    /// Each takes two bits of memory, allocated once.
     pub const fn sliding_window_size(mut self, calls: usize) -> Self {
-        self.sliding_window_size = calls;
+        self.sliding_window_size = Some(calls);
         self
     }
 
-    /// How many calls the window must hold before a rate opens the circuit: 1 to the window's size,
-    /// by default 10 or the window's size, whichever is smaller.
+    /// Looks at the calls of the last `duration` instead, however many they are: 1 millisecond to 1
+    /// day.
+    ///
+    /// They are counted by the bucket, so that neither time nor memory depends on their number. A
+    /// call is left out with its bucket: when it is at most this old, and less than one bucket
+    /// younger.
+    pub const fn sliding_window_duration(mut self, duration: Duration) -> Self {
+        self.sliding_window_duration = Some(duration);
+        self
+    }
+
+    /// How many buckets a window of time has: 2 to 1,000, by default 10.
+    ///
+    /// Each takes 24 bytes of memory, allocated once.
+    pub const fn sliding_window_buckets(mut self, buckets: u32) -> Self {
+        self.sliding_window_buckets = Some(buckets);
+        self
+    }
+
+    /// How many calls the window must hold before a rate opens the circuit: at least 1, and at most
+    /// the window's size where it has one; by default 10 or the window's size, whichever is smaller.
     pub const fn minimum_number_of_calls(mut self, calls: usize) -> Self {
         self.minimum_number_of_calls = Some(calls);
         self
@@ -241,6 +294,24 @@ impl CircuitBreakerConfigBuilder {
         self
     }
 
+    /// How many keys have a circuit of their own at most: 1 to 1,000,000, by default 1,000.
+    ///
+    /// Where a new key needs room, the one that was not called for the longest time leaves, if its
+    /// circuit is closed and no call of its is under way. If none may leave, the new key's calls
+    /// share one circuit with those of all others that found no room.
+    pub const fn max_keys(mut self, keys: usize) -> Self {
+        self.max_keys = keys;
+        self
+    }
+
+    /// How long a key's circuit is kept without a call: more than zero, by default 10 minutes.
+    ///
+    /// One that would refuse calls by then, that is held, or that somebody has a handle of, stays.
+    pub const fn key_idle(mut self, duration: Duration) -> Self {
+        self.key_idle = duration;
+        self
+    }
+
     /// Checks the values.
     ///
     /// # Errors
@@ -252,6 +323,7 @@ impl CircuitBreakerConfigBuilder {
             let allowed = "unset without a `slow_call_duration_threshold`";
             return Err(ConfigError::new("slow_call_rate_threshold", rate, allowed));
         }
+        self.check_window()?;
         let config = self.resolve();
         config.check_thresholds()?;
         config.check_numbers()?;
@@ -259,13 +331,51 @@ impl CircuitBreakerConfigBuilder {
         Ok(config)
     }
 
+    /// Whether the window is one of calls or one of time.
+    fn check_window(&self) -> Result<(), ConfigError> {
+        match (
+            self.sliding_window_size,
+            self.sliding_window_duration,
+            self.sliding_window_buckets,
+        ) {
+            (Some(_), Some(duration), _) => {
+                let allowed = "unset with a `sliding_window_size`";
+                let value = format!("{duration:?}");
+                let error = ConfigError::new("sliding_window_duration", value, allowed);
+                Err(error)
+            }
+            (_, None, Some(buckets)) => {
+                let allowed = "unset without a `sliding_window_duration`";
+                Err(ConfigError::new("sliding_window_buckets", buckets, allowed))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn window(&self) -> SlidingWindow {
+        match self.sliding_window_duration {
+            Some(duration) => SlidingWindow::Time {
+                duration,
+                buckets: self
+                    .sliding_window_buckets
+                    .unwrap_or(DEFAULT_SLIDING_WINDOW_BUCKETS),
+            },
+            None => SlidingWindow::Count {
+                size: self
+                    .sliding_window_size
+                    .unwrap_or(DEFAULT_SLIDING_WINDOW_SIZE),
+            },
+        }
+    }
+
     /// Fills in what depends on other values.
     fn resolve(self) -> CircuitBreakerConfig {
+        let sliding_window = self.window();
         CircuitBreakerConfig {
-            sliding_window_size: self.sliding_window_size,
+            sliding_window,
             minimum_number_of_calls: self
                 .minimum_number_of_calls
-                .unwrap_or(DEFAULT_MINIMUM_NUMBER_OF_CALLS.min(self.sliding_window_size)),
+                .unwrap_or(DEFAULT_MINIMUM_NUMBER_OF_CALLS.min(sliding_window.most_calls())),
             failure_rate_threshold: self.failure_rate_threshold,
             consecutive_failures: self.consecutive_failures,
             slow_calls: self.slow_call_duration_threshold.map(|duration| SlowCalls {
@@ -288,6 +398,8 @@ impl CircuitBreakerConfigBuilder {
             on_throttled: self.on_throttled,
             default_retry_after: self.default_retry_after,
             max_retry_after: self.max_retry_after,
+            max_keys: self.max_keys,
+            key_idle: self.key_idle,
         }
     }
 }
@@ -307,12 +419,21 @@ impl CircuitBreakerConfig {
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
-        let window = self.sliding_window_size;
-        within("sliding_window_size", window, 1..=100_000)?;
+        match self.sliding_window {
+            SlidingWindow::Count { size } => within("sliding_window_size", size, 1..=100_000)?,
+            SlidingWindow::Time { duration, buckets } => {
+                let span = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+                if !span.contains(&duration) {
+                    let (value, allowed) = (format!("{duration:?}"), "from 1ms to 86400s");
+                    return Err(ConfigError::new("sliding_window_duration", value, allowed));
+                }
+                within("sliding_window_buckets", buckets, 2..=1_000)?;
+            }
+        }
         within(
             "minimum_number_of_calls",
             self.minimum_number_of_calls,
-            1..=window,
+            1..=self.sliding_window.most_calls().min(MOST_CALLS),
         )?;
         within(
             "consecutive_failures",
@@ -324,7 +445,8 @@ impl CircuitBreakerConfig {
             self.permitted_in_half_open,
             1..=100,
         )?;
-        within("success_threshold", self.success_threshold, 1..=u32::MAX)
+        within("success_threshold", self.success_threshold, 1..=u32::MAX)?;
+        within("max_keys", self.max_keys, 1..=1_000_000)
     }
 
     fn check_durations(&self) -> Result<(), ConfigError> {
@@ -343,7 +465,8 @@ impl CircuitBreakerConfig {
             self.probe_lease,
         )?;
         positive("default_retry_after", self.default_retry_after)?;
-        positive("max_retry_after", self.max_retry_after)
+        positive("max_retry_after", self.max_retry_after)?;
+        positive("key_idle", self.key_idle)
     }
 }
 
@@ -403,22 +526,77 @@ mod tests {
         assert_eq!(config.max_wait_in_half_open, Duration::from_secs(900));
     }
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn builder() -> CircuitBreakerConfigBuilder {
+        CircuitBreakerConfig::builder()
+    }
+
+    fn assert_refused<const N: usize>(cases: [(CircuitBreakerConfigBuilder, &str); N]) {
+        for (builder, message) in cases {
+            assert_eq!(builder.build().unwrap_err().to_string(), message);
+        }
+    }
+
     #[test]
-    fn a_refused_value_is_named_with_its_range() {
-        let second = Duration::from_secs(1);
-        let builder = CircuitBreakerConfig::builder;
-        let cases = [
+    fn a_window_that_cannot_be_is_refused() {
+        let timed = || builder().sliding_window_duration(SECOND);
+        assert_refused([
             (
                 builder().sliding_window_size(0),
                 "`sliding_window_size` must be from 1 to 100000, but is 0",
             ),
             (
+                builder().sliding_window_size(100_001),
+                "`sliding_window_size` must be from 1 to 100000, but is 100001",
+            ),
+            (
+                builder().sliding_window_duration(Duration::ZERO),
+                "`sliding_window_duration` must be from 1ms to 86400s, but is 0ns",
+            ),
+            (
+                builder().sliding_window_duration(SECOND * 86_401),
+                "`sliding_window_duration` must be from 1ms to 86400s, but is 86401s",
+            ),
+            (
+                timed().sliding_window_size(5),
+                "`sliding_window_duration` must be unset with a `sliding_window_size`, but is 1s",
+            ),
+            (
+                builder().sliding_window_buckets(5),
+                "`sliding_window_buckets` must be unset without a `sliding_window_duration`, but \
+                 is 5",
+            ),
+            (
+                timed().sliding_window_buckets(1),
+                "`sliding_window_buckets` must be from 2 to 1000, but is 1",
+            ),
+            (
+                timed().sliding_window_buckets(1_001),
+                "`sliding_window_buckets` must be from 2 to 1000, but is 1001",
+            ),
+            (
+                timed().minimum_number_of_calls(0),
+                "`minimum_number_of_calls` must be from 1 to 1000000000, but is 0",
+            ),
+            (
                 builder().sliding_window_size(5).minimum_number_of_calls(6),
                 "`minimum_number_of_calls` must be from 1 to 5, but is 6",
             ),
+        ]);
+    }
+
+    #[test]
+    fn a_threshold_that_cannot_be_is_refused() {
+        let slow = || builder().slow_call_duration_threshold(SECOND);
+        assert_refused([
             (
                 builder().failure_rate_threshold(101),
                 "`failure_rate_threshold` must be from 1 to 100, but is 101",
+            ),
+            (
+                builder().failure_rate_threshold(0),
+                "`failure_rate_threshold` must be from 1 to 100, but is 0",
             ),
             (
                 builder().consecutive_failures(0),
@@ -430,26 +608,79 @@ mod tests {
                  `slow_call_duration_threshold`, but is 80",
             ),
             (
-                builder().probe_lease(Duration::ZERO),
-                "`probe_lease` must be longer than zero, but is 0ns",
+                slow().slow_call_rate_threshold(101),
+                "`slow_call_rate_threshold` must be from 1 to 100, but is 101",
             ),
             (
-                builder().max_wait_duration_in_open_state(second),
-                "`max_wait_duration_in_open_state` must be at least \
-                 `wait_duration_in_open_state` (30s), but is 1s",
-            ),
-            (
-                builder().max_wait_duration_in_half_open_state(second),
-                "`max_wait_duration_in_half_open_state` must be at least `probe_lease` (30s), \
-                 but is 1s",
+                builder().slow_call_duration_threshold(Duration::ZERO),
+                "`slow_call_duration_threshold` must be longer than zero, but is 0ns",
             ),
             (
                 builder().jitter(51),
                 "`jitter` must be from 0 to 50, but is 51",
             ),
-        ];
-        for (builder, message) in cases {
-            assert_eq!(builder.build().unwrap_err().to_string(), message);
-        }
+        ]);
+    }
+
+    #[test]
+    fn an_open_period_that_cannot_be_is_refused() {
+        assert_refused([
+            (
+                builder().wait_duration_in_open_state(Duration::ZERO),
+                "`wait_duration_in_open_state` must be longer than zero, but is 0ns",
+            ),
+            (
+                builder().max_wait_duration_in_open_state(SECOND),
+                "`max_wait_duration_in_open_state` must be at least \
+                 `wait_duration_in_open_state` (30s), but is 1s",
+            ),
+            (
+                builder().default_retry_after(Duration::ZERO),
+                "`default_retry_after` must be longer than zero, but is 0ns",
+            ),
+            (
+                builder().max_retry_after(Duration::ZERO),
+                "`max_retry_after` must be longer than zero, but is 0ns",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn probes_and_keys_that_cannot_be_are_refused() {
+        assert_refused([
+            (
+                builder().permitted_number_of_calls_in_half_open_state(0),
+                "`permitted_number_of_calls_in_half_open_state` must be from 1 to 100, but is 0",
+            ),
+            (
+                builder().permitted_number_of_calls_in_half_open_state(101),
+                "`permitted_number_of_calls_in_half_open_state` must be from 1 to 100, but is 101",
+            ),
+            (
+                builder().success_threshold(0),
+                "`success_threshold` must be from 1 to 4294967295, but is 0",
+            ),
+            (
+                builder().probe_lease(Duration::ZERO),
+                "`probe_lease` must be longer than zero, but is 0ns",
+            ),
+            (
+                builder().max_wait_duration_in_half_open_state(SECOND),
+                "`max_wait_duration_in_half_open_state` must be at least `probe_lease` (30s), \
+                 but is 1s",
+            ),
+            (
+                builder().max_keys(0),
+                "`max_keys` must be from 1 to 1000000, but is 0",
+            ),
+            (
+                builder().max_keys(1_000_001),
+                "`max_keys` must be from 1 to 1000000, but is 1000001",
+            ),
+            (
+                builder().key_idle(Duration::ZERO),
+                "`key_idle` must be longer than zero, but is 0ns",
+            ),
+        ]);
     }
 }

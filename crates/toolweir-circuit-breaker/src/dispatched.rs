@@ -1,9 +1,9 @@
 //! The guard of a dispatched call: it settles the call, however it ends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use toolweir_core::{Observation, Ticket};
+use toolweir_core::{Observation, Outcome, Ticket};
 
 use crate::{shared::Shared, state::End};
 
@@ -27,9 +27,10 @@ pub(crate) struct Dispatched {
 
 impl Dispatched {
     /// To be made before the inner service is called.
-    pub(crate) fn new(shared: Arc<Shared>, ticket: Ticket) -> Self {
+    #[inline]
+    pub(crate) const fn new(shared: Arc<Shared>, (ticket, at): (Ticket, Option<Instant>)) -> Self {
         Self {
-            at: shared.dispatch_time(),
+            at,
             shared,
             ticket,
             phase: Phase::Inside,
@@ -37,6 +38,7 @@ impl Dispatched {
     }
 
     /// Runs the inner service's code, so that its panic is known for one.
+    #[inline]
     pub(crate) fn inside<R>(&mut self, run: impl FnOnce() -> R) -> R {
         self.phase = Phase::Inside;
         let result = run();
@@ -45,22 +47,29 @@ impl Dispatched {
     }
 
     /// Tells how the call ended. `None`: a layer further in refused it.
-    pub(crate) fn settle(&mut self, observation: Option<Observation>) {
-        let end = observation.map_or(End::Refused, |seen| End::Observed(seen.outcome));
-        self.end(end);
+    #[inline]
+    pub(crate) fn settle(&mut self, observation: Option<Observation>, error: Option<Arc<str>>) {
+        let asked = match observation.map(|seen| seen.outcome) {
+            Some(Outcome::Throttled { retry_after }) => retry_after,
+            _ => None,
+        };
+        self.end(End::of(observation), asked, error);
     }
 
-    fn end(&mut self, end: End) {
+    #[inline]
+    fn end(&mut self, end: End, asked: Option<Duration>, error: Option<Arc<str>>) {
         self.phase = Phase::Settled;
-        self.shared.settle(self.ticket, end, self.at);
+        let shared = &self.shared;
+        shared.settle(&self.ticket, (end, asked), self.at, error);
     }
 }
 
 impl Drop for Dispatched {
+    #[inline]
     fn drop(&mut self) {
         match self.phase {
-            Phase::Inside => self.end(End::Panicked),
-            Phase::Outside => self.end(End::Dropped),
+            Phase::Inside => self.end(End::Panicked, None, None),
+            Phase::Outside => self.end(End::Dropped, None, None),
             Phase::Settled => {}
         }
     }

@@ -105,6 +105,15 @@ impl Cause {
         }
     }
 
+    /// Whether calls that failed brought it about.
+    pub(crate) const fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Self::FailureRate | Self::ConsecutiveFailures | Self::ProbeFailed
+        )
+    }
+
+    #[inline]
     pub(crate) const fn explanation(self) -> &'static str {
         match self {
             Self::FailureRate => "the failure rate reached its threshold",

@@ -3,13 +3,14 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
-use toolweir_core::{AsRejection, Classify, Rejection, observe};
+use toolweir_core::{AsRejection, Classify, Outcome, Rejection, observe};
 
-use crate::dispatched::Dispatched;
+use crate::{dispatched::Dispatched, refusal::Refusal};
 
 pin_project! {
     /// The future of [`CircuitBreaker`](crate::CircuitBreaker) and [`Observer`](crate::Observer).
@@ -34,7 +35,7 @@ pin_project! {
             classify: C,
         },
         Refused {
-            rejection: Option<Rejection>,
+            refused: Refused,
         },
     }
 }
@@ -50,11 +51,10 @@ impl<F, C> ResponseFuture<F, C> {
         }
     }
 
-    pub(crate) const fn refused(rejection: Rejection) -> Self {
+    pub(crate) const fn refused(refusal: Refusal, key: Option<Arc<str>>) -> Self {
+        let refused = Refused::new(refusal, key);
         Self {
-            kind: Kind::Refused {
-                rejection: Some(rejection),
-            },
+            kind: Kind::Refused { refused },
         }
     }
 }
@@ -75,10 +75,15 @@ where
                 classify,
             } => {
                 let result = ready!(call.inside(|| inner.poll(cx)));
-                call.settle(observe(classify, result.as_ref()));
+                let observation = observe(classify, result.as_ref());
+                // Only failures have something to say, and only they pay for it.
+                let error = observation
+                    .filter(|seen| seen.outcome == Outcome::Failure)
+                    .and_then(|_| classify.describe(result.as_ref()));
+                call.settle(observation, error.map(Arc::from));
                 Poll::Ready(result)
             }
-            KindProj::Refused { rejection } => Poll::Ready(Err(refuse(rejection))),
+            KindProj::Refused { refused } => Poll::Ready(Err(refused.rejection().into())),
         }
     }
 }
@@ -102,7 +107,7 @@ pin_project! {
             inner: F,
         },
         Refused {
-            rejection: Option<Rejection>,
+            refused: Refused,
         },
     }
 }
@@ -114,11 +119,10 @@ impl<F> AdmissionFuture<F> {
         }
     }
 
-    pub(crate) const fn refused(rejection: Rejection) -> Self {
+    pub(crate) const fn refused(refusal: Refusal, key: Option<Arc<str>>) -> Self {
+        let refused = Refused::new(refusal, key);
         Self {
-            kind: AdmissionKind::Refused {
-                rejection: Some(rejection),
-            },
+            kind: AdmissionKind::Refused { refused },
         }
     }
 }
@@ -133,16 +137,33 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             AdmissionKindProj::Admitted { inner } => inner.poll(cx),
-            AdmissionKindProj::Refused { rejection } => Poll::Ready(Err(refuse(rejection))),
+            AdmissionKindProj::Refused { refused } => Poll::Ready(Err(refused.rejection().into())),
         }
     }
 }
 
-/// The rejection, once. Polling a future after its end is a mistake of the caller's, as it is with
-/// any future.
-fn refuse<Err: From<Rejection>>(rejection: &mut Option<Rejection>) -> Err {
-    rejection
-        .take()
-        .expect("the future is not polled after it has ended")
-        .into()
+/// A call that was refused, until its future is polled.
+#[derive(Debug)]
+struct Refused {
+    refusal: Option<Refusal>,
+    key: Option<Arc<str>>,
+}
+
+impl Refused {
+    const fn new(refusal: Refusal, key: Option<Arc<str>>) -> Self {
+        Self {
+            refusal: Some(refusal),
+            key,
+        }
+    }
+
+    /// The rejection, once. Polling a future after its end is a mistake of the caller's, as it is
+    /// with any future.
+    #[inline]
+    fn rejection(&mut self) -> Rejection {
+        self.refusal
+            .take()
+            .expect("the future is not polled after it has ended")
+            .into_rejection(self.key.take())
+    }
 }

@@ -2,18 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use toolweir_core::{Reason, ReportState, StateReport};
 
-use crate::{
-    Circuit, Transitions,
-    shared::Shared,
-    state::{LAYER, Machine, Refusal},
-};
+use crate::{Circuit, Transitions, circuits::Circuits, shared::Shared, state::Machine};
 
 /// Reads a circuit's state and operates it. Cheap to clone; clones share the circuit.
+///
+/// A handle is of one circuit: the server's own, or that of a key. Each finds the others'.
 #[derive(Debug, Clone)]
 pub struct CircuitBreakerHandle {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) circuits: Arc<Circuits>,
+    pub(crate) circuit: Arc<Shared>,
     pub(crate) name: Option<Arc<str>>,
 }
 
@@ -21,7 +21,7 @@ impl CircuitBreakerHandle {
     /// The state, all of one moment.
     #[must_use]
     pub fn state(&self) -> CircuitBreakerState {
-        self.shared.with(Machine::snapshot)
+        self.circuit.state()
     }
 
     /// Whether a call made now would be refused.
@@ -30,19 +30,67 @@ impl CircuitBreakerHandle {
     /// with the next call: who asks before a call must make that call.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.refusal().is_some()
+        self.circuit.refusal().is_some()
     }
 
     /// Why a call made now would be refused.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
-        self.refusal().map(|refusal| refusal.reason)
+        self.circuit.refusal().map(|refusal| refusal.reason)
     }
 
     /// How long until a call may pass. `None` where one may pass now, or where nobody knows.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.refusal().and_then(|refusal| refusal.retry_after)
+        self.circuit
+            .refusal()
+            .and_then(|refusal| refusal.retry_after)
+    }
+
+    /// The key that this is the circuit of. `None`: it is the server's own.
+    ///
+    /// It is `"(other keys)"` for the circuit that the keys share which found no room.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.circuit.key().map(|key| &**key)
+    }
+
+    /// The handle of a key's circuit. There is one from now on, so that it can be held before the
+    /// first call; it stays as long as the handle does.
+    #[must_use]
+    pub fn for_key(&self, key: &str) -> Self {
+        self.of(self.circuits.of_key(key, Instant::now()))
+    }
+
+    /// The handle of the server's own circuit. A hold on it is a hold on all keys.
+    #[must_use]
+    pub fn for_server(&self) -> Self {
+        self.of(self.circuits.server().clone())
+    }
+
+    /// How many keys have circuits.
+    #[must_use]
+    pub fn keys(&self) -> KeyFigures {
+        self.circuits.figures()
+    }
+
+    /// The state of each key's circuit, in no order.
+    #[must_use]
+    pub fn key_states(&self) -> Vec<(Arc<str>, CircuitBreakerState)> {
+        self.circuits.key_states()
+    }
+
+    /// The handle of the circuit that is shared by the keys that found no room, if there were any.
+    #[must_use]
+    pub fn overflow(&self) -> Option<Self> {
+        Some(self.of(self.circuits.overflow()?))
+    }
+
+    fn of(&self, circuit: Arc<Shared>) -> Self {
+        Self {
+            circuit,
+            ..self.clone()
+        }
     }
 
     /// Refuses all calls, for `duration` or until [`release`](Self::release).
@@ -67,40 +115,30 @@ impl CircuitBreakerHandle {
     /// open period may be over. What `observe_only` has counted stays in the window, and the next
     /// counted call is judged with it.
     pub fn release(&self) {
-        self.shared.with(Machine::release);
+        self.circuit.with(Machine::release);
     }
 
     /// Closes the circuit and forgets what was counted, also when it is closed already. The next
     /// open period is the first one again. Calls under way are not counted. A hold stays.
     pub fn reset(&self) {
-        self.shared.with(Machine::reset);
+        self.circuit.with(Machine::reset);
     }
 
     /// The transitions from now on. While nobody listens, none is recorded.
     #[must_use]
     pub fn subscribe(&self) -> Transitions {
-        self.shared.subscribe()
+        self.circuit.subscribe()
     }
 
     fn hold(&self, circuit: Circuit, note: Arc<str>, duration: Option<Duration>) {
-        self.shared
+        self.circuit
             .with(|machine, now| machine.hold(circuit, note, duration, now));
-    }
-
-    fn refusal(&self) -> Option<Refusal> {
-        self.shared.with(|machine, now| {
-            machine.advance(now);
-            machine.verdict(now)
-        })
     }
 }
 
 impl ReportState for CircuitBreakerHandle {
     fn report(&self) -> StateReport {
-        match self.refusal() {
-            Some(refusal) => StateReport::refusing(&refusal.into_rejection(self.name.as_ref())),
-            None => StateReport::ready(LAYER),
-        }
+        self.circuit.report(self.name.as_ref())
     }
 }
 
@@ -115,10 +153,17 @@ pub struct CircuitBreakerState {
     pub since_ms: u64,
     /// Whether a call made now would be refused.
     pub is_open: bool,
-    /// Why the circuit is not closed: what opened it, or what the operator said.
+    /// Why the circuit is not closed: what opened it, with the text of the last error where that is
+    /// known, or what the operator said.
     pub reason: Option<String>,
+    /// What the last counted failure said, since the circuit was last closed. Only a classifier that
+    /// describes failures makes it known.
+    pub last_error: Option<String>,
     /// In how many milliseconds a call may pass, where one would be refused now and that is known.
     pub retry_after_ms: Option<u64>,
+    /// How much is left of a pause that the server asked for and that the circuit leaves to others:
+    /// see [`OnThrottled::Ignore`](crate::OnThrottled::Ignore).
+    pub pause_left_ms: Option<u64>,
     /// How many transitions there have been.
     pub generation: u64,
     /// What the sliding window holds. While the circuit is open, that is what it held at the time.
@@ -140,13 +185,29 @@ pub struct CircuitBreakerState {
 #[non_exhaustive]
 pub struct WindowFigures {
     /// How many calls.
-    pub calls: usize,
+    pub calls: u64,
     /// How many of them failed.
-    pub failures: usize,
+    pub failures: u64,
     /// How many of them were slow.
-    pub slow_calls: usize,
+    pub slow_calls: u64,
     /// How many calls have failed since the last success, in the window or before it.
     pub consecutive_failures: u32,
+}
+
+/// How many keys have circuits of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct KeyFigures {
+    /// How many have one.
+    pub keys: usize,
+    /// How many may.
+    pub max_keys: usize,
+    /// How many have been forgotten, because they were idle or because others needed the room.
+    pub evicted: u64,
+    /// How many times a key found no room, or was too long to be kept, and its call went to the
+    /// circuit that such keys share.
+    pub overflowed: u64,
 }
 
 /// How probes are doing.

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use toolweir_core::{
-    Outcome, Reason, Rejection, Ticket,
+    Delivery, Observation, Outcome, Reason, Ticket,
     time::{millis, millis_ceil, saturating_add},
 };
 
@@ -22,11 +22,9 @@ use crate::{
     Transition, WindowFigures,
     events::Log,
     probes::Probes,
+    refusal::Refusal,
     window::{Vote, Window},
 };
-
-/// The name in rejections and reports.
-pub(crate) const LAYER: &str = "circuit-breaker";
 
 #[derive(Debug, Clone, Copy)]
 enum Base {
@@ -66,8 +64,17 @@ struct Hold {
 /// How a dispatched call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// With an answer or an error.
-    Observed(Outcome),
+    /// The server did its work.
+    Success,
+    /// The server, or the way to it, is at fault.
+    Failure,
+    /// The server asks for fewer calls.
+    Throttled,
+    /// The server executed the call, and answered that it was its caller's mistake or a business
+    /// error.
+    Answered,
+    /// With what says nothing about the server.
+    Meaningless,
     /// With the refusal of a layer further in: nothing was sent.
     Refused,
     /// With a panic of the inner service.
@@ -76,40 +83,41 @@ pub(crate) enum End {
     Dropped,
 }
 
-/// Why a call does not pass.
-#[derive(Debug, Clone)]
-pub(crate) struct Refusal {
-    pub(crate) reason: Reason,
-    pub(crate) retry_after: Option<Duration>,
-    cause: Option<Cause>,
-    note: Option<Arc<str>>,
+impl End {
+    /// How a call with this observation ended. `None`: a layer further in refused it.
+    #[inline]
+    pub(crate) const fn of(observation: Option<Observation>) -> Self {
+        let Some(seen) = observation else {
+            return Self::Refused;
+        };
+        match (seen.outcome, seen.delivery) {
+            (Outcome::Success, _) => Self::Success,
+            (Outcome::Failure, _) => Self::Failure,
+            (Outcome::Throttled { .. }, _) => Self::Throttled,
+            (Outcome::Ignored, Delivery::Executed) => Self::Answered,
+            _ => Self::Meaningless,
+        }
+    }
+
+    const fn is_failure(self) -> bool {
+        matches!(self, Self::Failure | Self::Panicked)
+    }
+
+    /// Whether something of the server's was seen.
+    const fn is_observed(self) -> bool {
+        !matches!(self, Self::Refused | Self::Dropped)
+    }
 }
 
-impl Refusal {
-    const fn new(reason: Reason, retry_after: Option<Duration>) -> Self {
-        Self {
-            reason,
-            retry_after,
-            cause: None,
-            note: None,
-        }
-    }
-
-    pub(crate) fn into_rejection(self, name: Option<&Arc<str>>) -> Rejection {
-        let mut rejection = Rejection::new(LAYER, self.reason);
-        if let Some(name) = name {
-            rejection = rejection.with_key(name.clone());
-        }
-        if let Some(note) = &self.note {
-            rejection = rejection.with_detail(String::from(&**note));
-        } else if let Some(cause) = self.cause {
-            rejection = rejection.with_detail(cause.explanation());
-        }
-        match self.retry_after {
-            Some(retry_after) => rejection.with_retry_after(retry_after),
-            None => rejection,
-        }
-    }
+/// What can be told of a circuit without asking the machine, until its next transition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Every call passes, and time brings nothing about.
+    Closed,
+    /// Every call is refused until then.
+    Open { until: Instant, cause: Cause },
+    /// Neither.
+    Other,
 }
 
 #[derive(Debug)]
@@ -129,7 +137,10 @@ pub(crate) struct Machine {
     /// How many times the circuit has opened since the last sustained success.
     openings: u32,
     stale_outcomes: u64,
-    rejected_calls: u64,
+    /// What the last counted failure said.
+    last_error: Option<Arc<str>>,
+    /// Until when the server asked for a pause that is left to a rate limit.
+    pause_left_to_others: Option<Instant>,
     /// Kept while somebody listens.
     log: Option<Log>,
 }
@@ -142,7 +153,7 @@ impl Machine {
             rng: fastrand::Rng::with_seed(seed),
             base: Base::Closed,
             hold: None,
-            window: Window::new(config.sliding_window_size),
+            window: Window::new(config.sliding_window, now),
             failures_in_a_row: 0,
             probes: Probes::new(config.permitted_in_half_open, config.probe_lease),
             generation: 0,
@@ -150,7 +161,8 @@ impl Machine {
             closed_since: now,
             openings: 0,
             stale_outcomes: 0,
-            rejected_calls: 0,
+            last_error: None,
+            pause_left_to_others: None,
             log: None,
             config,
         }
@@ -160,7 +172,6 @@ impl Machine {
     pub(crate) fn admit(&mut self, now: Instant) -> Result<Ticket, Refusal> {
         self.advance(now);
         if let Some(refusal) = self.verdict(now) {
-            self.rejected_calls += 1;
             return Err(refusal);
         }
         if self.circuit() == Circuit::Open {
@@ -207,40 +218,45 @@ impl Machine {
         }
     }
 
-    /// A call dispatched at `dispatched` has ended. `None` where nobody asks how long calls take.
+    /// A call dispatched at `dispatched` has ended; no time where nobody asks how long calls take.
+    /// A server that throttles may have asked for a time, and a failure may have said something.
     ///
     /// The clock is read where the time makes a difference. For most calls it makes none, and
     /// reading it would be half of their cost.
     pub(crate) fn settle(
         &mut self,
-        ticket: Ticket,
-        end: End,
+        ticket: &Ticket,
+        (end, asked): (End, Option<Duration>),
         dispatched: Option<Instant>,
+        error: Option<Arc<str>>,
         clock: impl Fn() -> Instant,
     ) {
-        let is_current = ticket.generation == self.generation;
-        if is_current && self.is_plainly_closed() && dispatched.is_none() {
-            self.settle_closed(end, false, clock);
+        if ticket.generation == self.generation && self.mode() == Mode::Closed {
+            let slow = self.is_slow(dispatched, &clock);
+            self.settle_closed((end, asked), slow, error, clock);
             return;
         }
         let now = clock();
         self.advance(now);
         if ticket.generation != self.generation {
-            if matches!(end, End::Observed(_) | End::Panicked) {
+            if end.is_observed() {
                 self.stale_outcomes += 1;
             }
             return;
         }
-        let slow = self.is_slow(dispatched, now);
+        let slow = self.is_slow(dispatched, || now);
         match self.circuit() {
-            Circuit::Closed => self.settle_closed(end, slow, || now),
+            Circuit::Closed => self.settle_closed((end, asked), slow, error, || now),
             Circuit::HalfOpen => {
                 if let Some(number) = ticket.probe {
-                    self.settle_probe(number, end, slow, now);
+                    self.settle_probe(number, (end, asked), slow, error, now);
                 }
             }
             Circuit::ObserveOnly => {
-                self.count(end, slow);
+                if end == End::Throttled {
+                    self.note_pause(now, self.pause_for(asked));
+                }
+                self.count(end, slow, error, || now);
             }
             // Nothing is dispatched while open, save calls that were never admitted.
             Circuit::Open | Circuit::HeldOpen | Circuit::HeldClosed => {}
@@ -287,6 +303,7 @@ impl Machine {
     pub(crate) fn reset(&mut self, now: Instant) {
         self.advance(now);
         self.openings = 0;
+        self.pause_left_to_others = None;
         self.close(now, Cause::Reset);
     }
 
@@ -322,9 +339,16 @@ impl Machine {
         self.generation
     }
 
-    /// Whether every call passes and time brings nothing about.
-    pub(crate) const fn is_plainly_closed(&self) -> bool {
-        self.hold.is_none() && matches!(self.base, Base::Closed)
+    pub(crate) const fn mode(&self) -> Mode {
+        match (&self.hold, self.base) {
+            (None, Base::Closed) => Mode::Closed,
+            (None, Base::Open { until, cause, .. }) => Mode::Open { until, cause },
+            _ => Mode::Other,
+        }
+    }
+
+    pub(crate) const fn is_held(&self) -> bool {
+        self.hold.is_some()
     }
 
     fn circuit(&self) -> Circuit {
@@ -346,25 +370,14 @@ impl Machine {
                     Base::Open { until, .. } => end.max(until),
                     _ => end,
                 });
-                let note = Some(hold.note.clone());
-                let refusal = Refusal::new(Reason::HeldOpen, end.map(after));
-                Some(Refusal { note, ..refusal })
+                Some(Refusal {
+                    note: Some(hold.note.clone()),
+                    ..Refusal::new(Reason::HeldOpen, end.map(after))
+                })
             }
             (Some(_), _) | (None, Base::Closed) => None,
             (None, Base::Open { until, .. }) if until <= now => None,
-            (
-                None,
-                Base::Open {
-                    until,
-                    cause: Cause::Throttled,
-                    ..
-                },
-            ) => Some(Refusal::new(Reason::Throttled, Some(after(until)))),
-            (None, Base::Open { until, cause, .. }) => {
-                let refusal = Refusal::new(Reason::CircuitOpen, Some(after(until)));
-                let cause = Some(cause);
-                Some(Refusal { cause, ..refusal })
-            }
+            (None, Base::Open { until, cause, .. }) => Some(Refusal::open(cause, after(until))),
             (None, Base::HalfOpen { until, .. }) => {
                 let free = self.probes.next_free(now)?.min(until);
                 Some(Refusal::new(Reason::ProbesOut, Some(after(free))))
@@ -374,25 +387,24 @@ impl Machine {
 
     pub(crate) fn snapshot(&mut self, now: Instant) -> CircuitBreakerState {
         self.advance(now);
+        if self.is_counting() {
+            self.window.slide(now);
+        }
         let refusal = self.verdict(now);
-        let reason = match (&self.hold, self.base) {
-            (Some(hold), _) => Some(String::from(&*hold.note)),
-            (None, Base::Closed) => None,
-            (None, Base::Open { cause, .. } | Base::HalfOpen { cause, .. }) => {
-                Some(cause.explanation().to_owned())
-            }
-        };
+        let totals = self.window.totals();
         CircuitBreakerState {
             state: self.circuit(),
             since_ms: millis(now.saturating_duration_since(self.since)),
             is_open: refusal.is_some(),
-            reason,
+            reason: self.reason(),
+            last_error: self.last_error.as_deref().map(str::to_owned),
             retry_after_ms: refusal.and_then(|r| r.retry_after).map(millis_ceil),
+            pause_left_ms: self.pause_left(now).map(millis_ceil),
             generation: self.generation,
             window: WindowFigures {
-                calls: self.window.calls(),
-                failures: self.window.failures(),
-                slow_calls: self.window.slow_calls(),
+                calls: totals.calls,
+                failures: totals.failures,
+                slow_calls: totals.slow_calls,
                 consecutive_failures: self.failures_in_a_row,
             },
             probes: ProbeFigures {
@@ -401,8 +413,34 @@ impl Machine {
             },
             openings: self.openings,
             stale_outcomes: self.stale_outcomes,
-            rejected_calls: self.rejected_calls,
+            // Whoever refuses without asking the machine counts.
+            rejected_calls: 0,
         }
+    }
+
+    /// Why the circuit is not closed, in words.
+    fn reason(&self) -> Option<String> {
+        let cause = match (&self.hold, self.base) {
+            (Some(hold), _) => return Some(String::from(&*hold.note)),
+            (None, Base::Closed) => return None,
+            (None, Base::Open { cause, .. } | Base::HalfOpen { cause, .. }) => cause,
+        };
+        let explanation = cause.explanation();
+        match &self.last_error {
+            Some(error) if cause.is_failure() => Some(format!("{explanation}: {error}")),
+            _ => Some(explanation.to_owned()),
+        }
+    }
+
+    /// Whether calls go into the window. While they do not, it stays what it was.
+    fn is_counting(&self) -> bool {
+        matches!(self.base, Base::Closed) || self.circuit() == Circuit::ObserveOnly
+    }
+
+    /// How much is left of a pause that is not this circuit's to keep.
+    pub(crate) fn pause_left(&self, now: Instant) -> Option<Duration> {
+        let left = self.pause_left_to_others?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
     }
 
     /// Keeps a log of transitions from now on.
@@ -421,9 +459,9 @@ impl Machine {
 
 // What a call's end means.
 impl Machine {
-    fn is_slow(&self, dispatched: Option<Instant>, now: Instant) -> bool {
+    fn is_slow(&self, dispatched: Option<Instant>, clock: impl Fn() -> Instant) -> bool {
         match (self.config.slow_calls, dispatched) {
-            (Some(slow), Some(at)) => now.saturating_duration_since(at) >= slow.duration,
+            (Some(slow), Some(at)) => clock().saturating_duration_since(at) >= slow.duration,
             _ => false,
         }
     }
@@ -436,15 +474,21 @@ impl Machine {
                 .is_none_or(|number| self.probes.dispatch(number, now))
     }
 
-    fn settle_closed(&mut self, end: End, slow: bool, clock: impl Fn() -> Instant) {
-        if let End::Observed(Outcome::Throttled { retry_after }) = end {
-            self.pause(clock(), retry_after, Then::Closed);
+    fn settle_closed(
+        &mut self,
+        (end, asked): (End, Option<Duration>),
+        slow: bool,
+        error: Option<Arc<str>>,
+        clock: impl Fn() -> Instant,
+    ) {
+        if end == End::Throttled {
+            self.pause(clock(), asked, Then::Closed);
             return;
         }
-        if !self.count(end, slow) {
+        if !self.count(end, slow, error, &clock) {
             return;
         }
-        if self.openings > 0 && end == End::Observed(Outcome::Success) {
+        if self.openings > 0 && end == End::Success {
             let sustained = saturating_add(self.closed_since, self.config.max_wait_in_open);
             if sustained <= clock() {
                 self.openings = 0;
@@ -455,45 +499,56 @@ impl Machine {
         }
     }
 
-    fn settle_probe(&mut self, number: u64, end: End, slow: bool, now: Instant) {
+    fn settle_probe(
+        &mut self,
+        number: u64,
+        (end, asked): (End, Option<Duration>),
+        slow: bool,
+        error: Option<Arc<str>>,
+        now: Instant,
+    ) {
         self.probes.free(number);
         if end == End::Dropped && !slow {
             return;
         }
         self.probes.answered();
         match end {
-            End::Observed(Outcome::Success) => {
+            End::Throttled => self.pause(now, asked, Then::HalfOpenAgain),
+            // A probe that was dropped in time is settled already: this one was slow.
+            End::Failure | End::Panicked | End::Dropped => {
+                self.last_error = error;
+                self.open(now, Cause::ProbeFailed);
+            }
+            End::Success | End::Answered => {
                 self.probes.succeeded(slow);
                 if self.probes.successes() >= self.config.success_threshold {
                     self.judge_probes(now);
                 }
             }
-            End::Observed(Outcome::Throttled { retry_after }) => {
-                self.pause(now, retry_after, Then::HalfOpenAgain);
-            }
-            End::Observed(Outcome::Failure) | End::Panicked | End::Dropped => {
-                self.open(now, Cause::ProbeFailed);
-            }
-            End::Observed(_) | End::Refused => {}
+            End::Meaningless | End::Refused => {}
         }
     }
 
     /// Puts what a call says into the window, and tells whether it says anything.
-    fn count(&mut self, end: End, slow: bool) -> bool {
-        let failure = match end {
-            End::Observed(Outcome::Success) => {
-                self.failures_in_a_row = 0;
-                false
-            }
-            End::Observed(Outcome::Failure) | End::Panicked => {
-                self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
-                true
-            }
-            // Nobody knows how it would have ended, but that it was slow is known.
-            End::Dropped if slow => false,
-            End::Observed(_) | End::Refused | End::Dropped => return false,
-        };
-        self.window.push(Vote { failure, slow });
+    fn count(
+        &mut self,
+        end: End,
+        slow: bool,
+        error: Option<Arc<str>>,
+        clock: impl Fn() -> Instant,
+    ) -> bool {
+        let failure = end.is_failure();
+        if failure {
+            self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+            self.last_error = error;
+        } else if end == End::Success {
+            self.failures_in_a_row = 0;
+        } else if !(end == End::Dropped && slow) {
+            // Of a call dropped when it was slow, nobody knows how it would have ended, but that
+            // it was slow is known.
+            return false;
+        }
+        self.window.push(Vote { failure, slow }, clock);
         true
     }
 
@@ -504,17 +559,17 @@ impl Machine {
         if in_a_row.is_some_and(|limit| self.failures_in_a_row >= limit) {
             return Some(Cause::ConsecutiveFailures);
         }
-        let calls = self.window.calls();
-        if calls < config.minimum_number_of_calls {
+        let totals = self.window.totals();
+        if totals.calls < config.minimum_number_of_calls as u64 {
             return None;
         }
-        let reaches = |part: usize, percent: u8| part * 100 >= calls * usize::from(percent);
-        if reaches(self.window.failures(), config.failure_rate_threshold) {
+        let reaches = |part: u64, percent: u8| part * 100 >= totals.calls * u64::from(percent);
+        if reaches(totals.failures, config.failure_rate_threshold) {
             return Some(Cause::FailureRate);
         }
         let slow_rate = config.slow_calls.map(|slow| slow.rate);
         slow_rate
-            .filter(|rate| reaches(self.window.slow_calls(), *rate))
+            .filter(|rate| reaches(totals.slow_calls, *rate))
             .map(|_| Cause::SlowCallRate)
     }
 
@@ -571,6 +626,7 @@ impl Machine {
             machine.base = Base::Closed;
             machine.window.clear();
             machine.failures_in_a_row = 0;
+            machine.last_error = None;
             machine.closed_since = at;
         });
     }
@@ -594,12 +650,12 @@ impl Machine {
     }
 
     /// Opens until the server's own retry-after. It is no vote against the server's health.
-    fn pause(&mut self, at: Instant, retry_after: Option<Duration>, then: Then) {
+    fn pause(&mut self, at: Instant, asked: Option<Duration>, then: Then) {
+        let wait = self.pause_for(asked);
         if self.config.on_throttled == OnThrottled::Ignore {
+            self.note_pause(at, wait);
             return;
         }
-        let wait = retry_after.unwrap_or(self.config.default_retry_after);
-        let wait = wait.min(self.config.max_retry_after);
         if wait.is_zero() {
             return;
         }
@@ -608,6 +664,19 @@ impl Machine {
         self.change(at, cause, |machine| {
             machine.base = Base::Open { until, cause, then };
         });
+    }
+
+    /// How long a throttled answer pauses.
+    fn pause_for(&self, asked: Option<Duration>) -> Duration {
+        asked
+            .unwrap_or(self.config.default_retry_after)
+            .min(self.config.max_retry_after)
+    }
+
+    /// Remembers a pause for those who ask, where it is not this circuit's to keep.
+    fn note_pause(&mut self, at: Instant, wait: Duration) {
+        let until = saturating_add(at, wait);
+        self.pause_left_to_others = self.pause_left_to_others.max(Some(until));
     }
 
     fn begin_half_open(&mut self, now: Instant) {
@@ -627,5 +696,20 @@ impl Machine {
     fn jitter(&mut self, duration: Duration) -> Duration {
         let share = self.rng.f64() * f64::from(self.config.jitter) / 100.0;
         duration.mul_f64(share)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::{prelude::*, test_runner::RngAlgorithm};
+
+    /// Properties of what is pure: many cases of little work.
+    pub(crate) fn quick(cases: u32) -> ProptestConfig {
+        ProptestConfig {
+            cases,
+            // In a debug build the default generator would take most of the time.
+            rng_algorithm: RngAlgorithm::XorShift,
+            ..ProptestConfig::default()
+        }
     }
 }

@@ -12,10 +12,17 @@ use toolweir_core::{Reason, Rejection};
 mod server;
 use server::{Answer, Call, Job, Rig};
 
+#[derive(Debug, Clone, Copy)]
+enum Window {
+    Calls(usize),
+    /// Milliseconds, and in how many buckets.
+    Time(u64, u32),
+}
+
 /// All times in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Numbers {
-    window: usize,
+    window: Window,
     minimum: usize,
     rate: u8,
     in_a_row: Option<u32>,
@@ -34,8 +41,14 @@ const MAX_PAUSE: u64 = 500;
 
 impl Numbers {
     fn config(self) -> CircuitBreakerConfig {
-        let mut builder = CircuitBreakerConfig::builder()
-            .sliding_window_size(self.window)
+        let builder = CircuitBreakerConfig::builder();
+        let mut builder = match self.window {
+            Window::Calls(size) => builder.sliding_window_size(size),
+            Window::Time(millis, buckets) => builder
+                .sliding_window_duration(ms(millis))
+                .sliding_window_buckets(buckets),
+        };
+        builder = builder
             .minimum_number_of_calls(self.minimum)
             .failure_rate_threshold(self.rate)
             .wait_duration_in_open_state(ms(self.open))
@@ -67,8 +80,12 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn numbers() -> impl Strategy<Value = Numbers> {
+    let window = prop_oneof![
+        (1_usize..9).prop_map(Window::Calls),
+        (20_u64..600, 2_u32..12).prop_map(|(millis, buckets)| Window::Time(millis, buckets)),
+    ];
     let closed = (
-        (1_usize..9, 1_usize..9, 1_u8..=100),
+        (window, 1_usize..9, 1_u8..=100),
         prop::option::of(1_u32..6),
         prop::option::of((20_u64..200, 1_u8..=100)),
     );
@@ -79,7 +96,10 @@ fn numbers() -> impl Strategy<Value = Numbers> {
         let (permitted, successes, lease, longer) = half_open;
         Numbers {
             window,
-            minimum: minimum.min(window),
+            minimum: match window {
+                Window::Calls(size) => minimum.min(size),
+                Window::Time(..) => minimum,
+            },
             rate,
             in_a_row,
             slow,
@@ -122,6 +142,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop::option::of(0_u64..800).prop_map(|wait| Answer::Throttled(wait.map(ms))),
         1 => Just(Answer::Unauthorized),
         1 => Just(Answer::Ignored),
+        1 => Just(Answer::BusinessError),
         1 => Just(Answer::Refused),
         1 => Just(Answer::Panic),
     ];
@@ -155,6 +176,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[derive(Debug, Clone, Copy)]
 struct Vote {
+    at: u64,
     failed: bool,
     slow: bool,
 }
@@ -199,6 +221,8 @@ struct Model {
     hold: Option<(Circuit, Option<u64>)>,
     epoch: u64,
     votes: Vec<Vote>,
+    /// When the votes were last looked through for those that are too old.
+    looked_at: u64,
     in_a_row: u32,
     openings: u32,
     closed_at: u64,
@@ -216,6 +240,7 @@ impl Model {
             hold: None,
             epoch: 0,
             votes: Vec::new(),
+            looked_at: 0,
             in_a_row: 0,
             openings: 0,
             closed_at: 0,
@@ -435,12 +460,28 @@ impl Model {
             Some(_) => self.in_a_row += 1,
             None => {}
         }
-        self.votes.push(Vote { failed, slow });
+        let at = self.now;
+        self.votes.push(Vote { at, failed, slow });
         true
     }
 
-    fn last_votes(&self) -> &[Vote] {
-        &self.votes[self.votes.len().saturating_sub(self.numbers.window)..]
+    fn last_votes(&mut self) -> &[Vote] {
+        // What is not counted on stays as it was.
+        if matches!(self.under, Under::Closed) || self.circuit() == Circuit::ObserveOnly {
+            self.looked_at = self.now;
+        }
+        let first = match self.numbers.window {
+            Window::Calls(size) => self.votes.len().saturating_sub(size),
+            Window::Time(millis, buckets) => {
+                let width = u64::try_from(ms(millis).as_nanos()).unwrap() / u64::from(buckets);
+                let bucket = |at: u64| at * 1_000_000 / width;
+                let present = bucket(self.looked_at);
+                let is_young = |vote: &Vote| bucket(vote.at) + u64::from(buckets) > present;
+                let young = self.votes.iter().position(is_young);
+                young.unwrap_or(self.votes.len())
+            }
+        };
+        &self.votes[first..]
     }
 
     fn end_closed(&mut self, answer: Option<Answer>, slow: bool) {
@@ -454,19 +495,17 @@ impl Model {
         if answer == Some(Answer::Success) && self.closed_at + self.numbers.max_open <= self.now {
             self.openings = 0;
         }
+        let (numbers, in_a_row) = (self.numbers, self.in_a_row);
         let votes = self.last_votes();
         let percent = |count: usize| count * 100 / votes.len();
         let failed = votes.iter().filter(|vote| vote.failed).count();
         let slow = votes.iter().filter(|vote| vote.slow).count();
-        let enough = votes.len() >= self.numbers.minimum;
-        let row = self
-            .numbers
-            .in_a_row
-            .is_some_and(|limit| self.in_a_row >= limit);
+        let enough = votes.len() >= numbers.minimum;
+        let row = numbers.in_a_row.is_some_and(|limit| in_a_row >= limit);
         let too_slow = |(_, rate): (u64, u8)| percent(slow) >= usize::from(rate);
         if row
-            || enough && percent(failed) >= usize::from(self.numbers.rate)
-            || enough && self.numbers.slow.is_some_and(too_slow)
+            || enough && percent(failed) >= usize::from(numbers.rate)
+            || enough && numbers.slow.is_some_and(too_slow)
         {
             self.open(self.now, true);
         }
@@ -481,7 +520,8 @@ impl Model {
             stay.answered.push(number);
         }
         match answer {
-            Some(Answer::Success) => {
+            // The server works.
+            Some(Answer::Success | Answer::BusinessError) => {
                 stay.successes.push(slow);
                 if stay.successes.len() >= usize::try_from(self.numbers.successes).unwrap() {
                     let successes = stay.successes.clone();
@@ -631,11 +671,12 @@ impl Pair {
         prop_assert_eq!(state.state, model.circuit());
         prop_assert_eq!(state.generation, model.epoch);
         let votes = model.last_votes();
-        prop_assert_eq!(state.window.calls, votes.len());
-        let failed = votes.iter().filter(|vote| vote.failed).count();
-        prop_assert_eq!(state.window.failures, failed);
-        let slow = votes.iter().filter(|vote| vote.slow).count();
-        prop_assert_eq!(state.window.slow_calls, slow);
+        let count = |said: fn(&Vote) -> bool| -> u64 {
+            votes.iter().map(|vote| u64::from(said(vote))).sum()
+        };
+        prop_assert_eq!(state.window.calls, count(|_| true));
+        prop_assert_eq!(state.window.failures, count(|vote| vote.failed));
+        prop_assert_eq!(state.window.slow_calls, count(|vote| vote.slow));
         prop_assert_eq!(state.window.consecutive_failures, model.in_a_row);
         prop_assert_eq!(state.openings, model.openings);
         prop_assert_eq!(state.stale_outcomes, model.stale);

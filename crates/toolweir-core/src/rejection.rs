@@ -183,6 +183,7 @@ impl Eq for Detail {}
 impl Rejection {
     /// A refusal by `layer`, named in kebab case as its crate is (`"rate-limit"`).
     #[must_use]
+    #[inline]
     pub const fn new(layer: &'static str, reason: Reason) -> Self {
         Self {
             layer,
@@ -195,6 +196,7 @@ impl Rejection {
 
     /// Names what the decision was made on: a server, a tool, a user.
     #[must_use]
+    #[inline]
     pub fn with_key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());
         self
@@ -202,6 +204,7 @@ impl Rejection {
 
     /// Adds what a person would ask next, such as the text of the last error.
     #[must_use]
+    #[inline]
     pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(Detail::Own(detail.into()));
         self
@@ -210,6 +213,7 @@ impl Rejection {
     /// As [`with_detail`](Self::with_detail), with a text that many rejections share. Nothing is
     /// allocated.
     #[must_use]
+    #[inline]
     pub fn with_shared_detail(mut self, detail: Arc<str>) -> Self {
         self.detail = Some(Detail::Shared(detail));
         self
@@ -217,6 +221,7 @@ impl Rejection {
 
     /// Says when a new call may succeed.
     #[must_use]
+    #[inline]
     pub const fn with_retry_after(mut self, retry_after: Duration) -> Self {
         self.retry_after = Some(retry_after);
         self

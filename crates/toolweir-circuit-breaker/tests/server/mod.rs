@@ -30,7 +30,10 @@ pub(crate) enum Answer {
     Failure,
     Throttled(Option<Duration>),
     Unauthorized,
+    /// The caller's mistake, found before anything was sent.
     Ignored,
+    /// The server worked, and answers that the caller made a mistake.
+    BusinessError,
     /// A layer in front of the server refuses.
     Refused,
     Panic,
@@ -111,11 +114,15 @@ fn classify(result: Result<&Answer, &BoxError>) -> Observation {
             retry_after: *retry_after,
         },
         Ok(Answer::Unauthorized) => Outcome::Unauthorized,
-        Ok(Answer::Ignored) => Outcome::Ignored,
+        Ok(Answer::Ignored | Answer::BusinessError) => Outcome::Ignored,
         Ok(_) => Outcome::Success,
         Err(_) => Outcome::Failure,
     };
-    Observation::new(outcome, Delivery::Executed)
+    let delivery = match result {
+        Ok(Answer::Ignored) => Delivery::NotSent,
+        _ => Delivery::Executed,
+    };
+    Observation::new(outcome, delivery)
 }
 
 type Classifier = fn(Result<&Answer, &BoxError>) -> Observation;

@@ -9,7 +9,7 @@ pub(crate) mod too_large;
 use std::{sync::Arc, time::SystemTime};
 
 use rmcp::{ServiceError, service::ClientInitializeError};
-use toolweir_core::{Classify, Delivery, Observation, Outcome};
+use toolweir_core::{Classify, Delivery, Observation, Outcome, error_text, shown};
 
 #[cfg(feature = "http")]
 use crate::http;
@@ -38,6 +38,13 @@ impl Classify<ToolResponse, ToolError> for McpClassifier {
             Ok(response) => response.observation(),
             Err(error) => error.observation(),
         }
+    }
+
+    fn describe(&self, result: Result<&ToolResponse, &ToolError>) -> Option<String> {
+        Some(match result {
+            Ok(response) => shown(response.text()),
+            Err(error) => error_text(error),
+        })
     }
 }
 

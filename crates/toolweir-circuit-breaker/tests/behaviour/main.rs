@@ -12,7 +12,11 @@ use toolweir_circuit_breaker::{
 use toolweir_core::{BoxError, Reason, ReportState};
 use tower::{Layer, Service, service_fn};
 
+mod keys;
+mod peers;
+#[path = "../server/mod.rs"]
 mod server;
+mod time_window;
 use server::{Answer, Call, Job, Rig};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -185,7 +189,12 @@ mod closed {
     #[tokio::test(start_paused = true)]
     async fn what_says_nothing_about_the_server_counts_as_nothing() {
         let mut rig = rig(config());
-        for answer in [Answer::Unauthorized, Answer::Ignored, Answer::Refused] {
+        for answer in [
+            Answer::Unauthorized,
+            Answer::Ignored,
+            Answer::BusinessError,
+            Answer::Refused,
+        ] {
             rig.answer(100, answer);
         }
         assert_eq!(rig.handle.state().window.calls, 0);
@@ -441,6 +450,39 @@ mod half_open {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn business_errors_close_it_since_the_server_has_answered() {
+        let mut rig = rig(config());
+        rig.trip_and_wait().await;
+        rig.answer(2, Answer::BusinessError);
+        assert_eq!(rig.circuit(), Circuit::Closed);
+        // They have closed it, and are nothing to it from then on.
+        rig.answer(4, Answer::Failure);
+        rig.answer(4, Answer::BusinessError);
+        assert_eq!(rig.handle.state().window.calls, 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mistake_that_never_reached_the_server_proves_nothing() {
+        let mut rig = rig(config());
+        rig.trip_and_wait().await;
+        rig.answer(20, Answer::Ignored);
+        assert_eq!(rig.circuit(), Circuit::HalfOpen);
+        assert_eq!(rig.handle.state().probes.successes, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_business_errors_do_not_close_it() {
+        let mut rig = rig(config().slow_call_duration_threshold(secs(10)));
+        rig.trip_and_wait().await;
+        let probes = [rig.pass(), rig.pass()];
+        advance(secs(10)).await;
+        for probe in probes {
+            probe.answer(Answer::BusinessError);
+        }
+        assert_eq!(rig.circuit(), Circuit::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refusal_further_in_frees_the_slot_uncounted() {
         let mut rig = rig(config());
         rig.trip_and_wait().await;
@@ -498,6 +540,47 @@ mod throttled {
             (state.state, state.window.calls, state.generation),
             (Circuit::Closed, 0, 0)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn left_to_a_rate_limit_it_is_reported_all_the_same() {
+        let mut rig = rig(config()
+            .on_throttled(OnThrottled::Ignore)
+            .max_retry_after(secs(60)));
+        assert_eq!(rig.handle.report().reason, None);
+        for asked in [Some(secs(7)), None, Some(Duration::MAX), Some(secs(3))] {
+            rig.answer(1, Answer::Throttled(asked));
+        }
+        advance(secs(20)).await;
+        // The longest holds, cut to what is allowed.
+        let report = rig.handle.report();
+        assert!(report.ready);
+        assert_eq!(
+            report.reason.as_deref(),
+            Some("the server asked for a pause, which is left to a rate limit")
+        );
+        assert_eq!(report.retry_after_ms, Some(40_000));
+        assert_eq!(rig.handle.state().pause_left_ms, Some(40_000));
+        advance(secs(40)).await;
+        assert_eq!(rig.handle.report().reason, None);
+        assert_eq!(rig.handle.state().pause_left_ms, None);
+
+        rig.answer(1, Answer::Throttled(Some(secs(7))));
+        rig.handle.reset();
+        assert_eq!(rig.handle.state().pause_left_ms, None);
+        rig.handle.observe_only("trying it out", None);
+        rig.answer(1, Answer::Throttled(Some(secs(7))));
+        assert_eq!(rig.handle.state().pause_left_ms, Some(7_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn kept_by_the_circuit_it_is_reported_as_the_refusal() {
+        let mut rig = rig(config());
+        rig.answer(1, Answer::Throttled(Some(secs(7))));
+        let report = rig.handle.report();
+        assert!(!report.ready);
+        assert_eq!(report.retry_after_ms, Some(7_000));
+        assert_eq!(rig.handle.state().pause_left_ms, None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -769,7 +852,9 @@ mod operator {
                 "since_ms": 10_000,
                 "is_open": true,
                 "reason": "the failure rate reached its threshold",
+                "last_error": null,
                 "retry_after_ms": 20_000,
+                "pause_left_ms": null,
                 "generation": 1,
                 "window": {
                     "calls": 5, "failures": 5, "slow_calls": 0, "consecutive_failures": 5,
@@ -788,6 +873,137 @@ mod operator {
             serde_json::to_value(Circuit::ObserveOnly).unwrap(),
             Circuit::ObserveOnly.as_str()
         );
+    }
+}
+
+mod last_error {
+    use toolweir_core::{ErrText, Reason, Rejection};
+
+    use super::*;
+
+    type Answered = Result<(), BoxError>;
+
+    fn poll(service: &mut impl Service<Answered, Future: Future>) {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let call = std::pin::pin!(service.call(Ok(())));
+        assert!(call.poll(&mut cx).is_ready());
+    }
+
+    /// A breaker whose server answers with each of `answers`.
+    fn after(layer: &CircuitBreakerLayer<impl Clone + Describes>, answers: Vec<Answered>) {
+        for answer in answers {
+            let mut answer = Some(answer);
+            let server =
+                service_fn(move |_: Answered| std::future::ready(answer.take().expect("one call")));
+            poll(&mut layer.layer(server));
+        }
+    }
+
+    trait Describes: toolweir_core::Classify<(), BoxError> {}
+    impl<C: toolweir_core::Classify<(), BoxError>> Describes for C {}
+
+    fn failures(texts: &[&str]) -> Vec<Answered> {
+        texts
+            .iter()
+            .map(|text| Err(BoxError::from(*text)))
+            .collect()
+    }
+
+    fn layer() -> CircuitBreakerLayer<ErrText> {
+        let config = config().build().unwrap();
+        CircuitBreakerLayer::new(config).with_classifier(ErrText::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_reason_has_its_text_bounded_and_escaped() {
+        let layer = layer();
+        after(&layer, failures(&["a", "b", "c", "d"]));
+        let state = layer.handle().state();
+        assert_eq!(
+            (state.reason, state.last_error.as_deref()),
+            (None, Some("d"))
+        );
+
+        let hostile = "reset\n".repeat(1_000);
+        after(&layer, failures(&[&hostile]));
+        let reason = layer.handle().state().reason.unwrap();
+        let (explanation, text) = reason.split_once(": ").unwrap();
+        assert_eq!(explanation, "the failure rate reached its threshold");
+        assert!(text.starts_with(r"reset\nreset\n"), "{text}");
+        assert!(text.chars().count() <= 301, "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_rejection_and_no_report_has_it() {
+        let layer = layer();
+        after(&layer, failures(&["token=hunter2"; 5]));
+        let report = layer.handle().report().reason.unwrap();
+        assert!(!report.contains("hunter2"), "{report}");
+        assert!(layer.handle().state().reason.unwrap().contains("hunter2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_that_of_the_last_failure_until_the_circuit_closes() {
+        let layer = layer();
+        after(&layer, failures(&["one", "two", "three", "four", "five"]));
+        advance(OPEN).await;
+        after(&layer, failures(&["six"]));
+        let last = || layer.handle().state().last_error;
+        assert_eq!(last().as_deref(), Some("six"));
+        assert_eq!(
+            layer.handle().state().reason.as_deref(),
+            Some("a probe failed: six")
+        );
+        advance(secs(60)).await;
+        after(&layer, vec![Ok(()), Ok(())]);
+        assert_eq!((layer.handle().is_open(), last()), (false, None));
+        // What is no failure says nothing.
+        let refused = Rejection::new("semaphore", Reason::QueueFull);
+        after(&layer, vec![Err(refused.into()), Ok(())]);
+        assert_eq!(last(), None);
+        after(&layer, failures(&["seven"]));
+        after(&layer, vec![Ok(())]);
+        assert_eq!(last().as_deref(), Some("seven"));
+        layer.handle().reset();
+        assert_eq!(last(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_classifier_that_describes_there_is_none() {
+        let layer = CircuitBreakerLayer::new(config().build().unwrap());
+        after(&layer, failures(&["one"; 5]));
+        let state = layer.handle().state();
+        assert_eq!(state.last_error, None);
+        assert_eq!(
+            state.reason.as_deref(),
+            Some("the failure rate reached its threshold")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_failure_is_rendered() {
+        #[derive(Clone)]
+        struct Counts(std::rc::Rc<std::cell::Cell<u32>>);
+
+        impl toolweir_core::Classify<(), BoxError> for Counts {
+            fn classify(&self, result: Result<&(), &BoxError>) -> toolweir_core::Observation {
+                toolweir_core::ErrIsFailure.classify(result)
+            }
+
+            fn describe(&self, _: Result<&(), &BoxError>) -> Option<String> {
+                self.0.set(self.0.get() + 1);
+                None
+            }
+        }
+
+        let rendered = std::rc::Rc::new(std::cell::Cell::new(0));
+        let layer = CircuitBreakerLayer::new(config().build().unwrap())
+            .with_classifier(Counts(rendered.clone()));
+        let refused = Rejection::new("semaphore", Reason::QueueFull);
+        after(&layer, vec![Ok(()), Err(refused.into()), Ok(())]);
+        assert_eq!(rendered.get(), 0);
+        after(&layer, failures(&["one"]));
+        assert_eq!(rendered.get(), 1);
     }
 }
 

@@ -1,0 +1,341 @@
+//! A bounded table of what there is one of for each key. It is pure: it takes the time with each
+//! step.
+//!
+//! Entries stand in the order of their last use. Each step takes constant time: it looks at the
+//! oldest entry, or at a few of the oldest where room is needed. An entry that may not leave when
+//! its turn comes is passed over and stands with the newest, so that it does not keep others from
+//! leaving.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+/// How many of the oldest are asked to leave where a newcomer needs room.
+const ASKED: usize = 8;
+
+/// Whether an entry may be forgotten.
+pub(crate) trait MayLeave {
+    /// `is_idle`: it has not been used for the configured time.
+    fn may_leave(&self, is_idle: bool, now: Instant) -> bool;
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    key: Arc<str>,
+    value: T,
+    used: Instant,
+    newer: Option<usize>,
+    older: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Keys<T> {
+    places: HashMap<Arc<str>, usize>,
+    entries: Vec<Option<Entry<T>>>,
+    free: Vec<usize>,
+    newest: Option<usize>,
+    oldest: Option<usize>,
+    max: usize,
+    idle: Duration,
+    evicted: u64,
+}
+
+impl<T: MayLeave> Keys<T> {
+    pub(crate) fn new(max: usize, idle: Duration) -> Self {
+        Self {
+            places: HashMap::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            newest: None,
+            oldest: None,
+            max,
+            idle,
+            evicted: 0,
+        }
+    }
+
+    /// The entry of `key`, used now. One that was idle for too long is not there any more.
+    pub(crate) fn get(&mut self, key: &str, now: Instant) -> Option<&T> {
+        let mut at = *self.places.get(key)?;
+        if self.oldest != Some(at) && self.sweep(now) {
+            at = *self.places.get(key)?;
+        }
+        if self.is_idle(at, now) && self.leaves(at, now) {
+            return None;
+        }
+        self.unlink(at);
+        self.link_newest(at);
+        let entry = self.entries.get_mut(at)?.as_mut()?;
+        entry.used = now;
+        Some(&entry.value)
+    }
+
+    /// Adds a key that is not there. `false` where there is no room, and nobody may leave.
+    pub(crate) fn insert(&mut self, key: Arc<str>, value: T, now: Instant) -> bool {
+        self.sweep(now);
+        if self.len() >= self.max && !self.make_room(now) {
+            return false;
+        }
+        let entry = Some(Entry {
+            key: key.clone(),
+            value,
+            used: now,
+            newer: None,
+            older: None,
+        });
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.entries[at] = entry;
+                at
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() - 1
+            }
+        };
+        self.places.insert(key, at);
+        self.link_newest(at);
+        true
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// How many have left.
+    pub(crate) const fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// All entries, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().flatten().map(|entry| &entry.value)
+    }
+
+    /// Looks whether the oldest entry is idle and leaves.
+    fn sweep(&mut self, now: Instant) -> bool {
+        match self.oldest {
+            Some(at) if self.is_idle(at, now) => self.leaves(at, now),
+            _ => false,
+        }
+    }
+
+    fn make_room(&mut self, now: Instant) -> bool {
+        let asked = self.len().min(ASKED);
+        (0..asked).any(|_| self.oldest.is_some_and(|at| self.leaves(at, now)))
+    }
+
+    /// Lets an entry leave if it may, else passes it over.
+    fn leaves(&mut self, at: usize, now: Instant) -> bool {
+        let is_idle = self.is_idle(at, now);
+        let may_leave = self
+            .entry(at)
+            .is_some_and(|entry| entry.value.may_leave(is_idle, now));
+        self.unlink(at);
+        if !may_leave {
+            self.link_newest(at);
+            return false;
+        }
+        if let Some(entry) = self.entries[at].take() {
+            self.places.remove(&entry.key);
+            self.free.push(at);
+            self.evicted += 1;
+        }
+        true
+    }
+
+    fn entry(&self, at: usize) -> Option<&Entry<T>> {
+        self.entries.get(at)?.as_ref()
+    }
+
+    fn is_idle(&self, at: usize, now: Instant) -> bool {
+        self.entry(at)
+            .is_some_and(|entry| now.saturating_duration_since(entry.used) >= self.idle)
+    }
+
+    /// Takes an entry out of the order.
+    fn unlink(&mut self, at: usize) {
+        let Some(entry) = &self.entries[at] else {
+            return;
+        };
+        let (newer, older) = (entry.newer, entry.older);
+        match newer.and_then(|newer| self.entries[newer].as_mut()) {
+            Some(entry) => entry.older = older,
+            None => self.newest = older,
+        }
+        match older.and_then(|older| self.entries[older].as_mut()) {
+            Some(entry) => entry.newer = newer,
+            None => self.oldest = newer,
+        }
+    }
+
+    /// Puts an entry that is not in the order at its newest end.
+    fn link_newest(&mut self, at: usize) {
+        let older = self.newest;
+        if let Some(entry) = &mut self.entries[at] {
+            entry.older = older;
+            entry.newer = None;
+        }
+        match older.and_then(|older| self.entries[older].as_mut()) {
+            Some(entry) => entry.newer = Some(at),
+            None => self.oldest = Some(at),
+        }
+        self.newest = Some(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::tests::quick;
+
+    /// What may leave only when it is idle, or not at all, or at once.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Ties {
+        None,
+        UntilIdle,
+        ForEver,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Value {
+        ties: Ties,
+        number: usize,
+    }
+
+    impl MayLeave for Value {
+        fn may_leave(&self, is_idle: bool, _: Instant) -> bool {
+            match self.ties {
+                Ties::None => true,
+                Ties::UntilIdle => is_idle,
+                Ties::ForEver => false,
+            }
+        }
+    }
+
+    const IDLE: u64 = 100;
+
+    /// The same with lists: the oldest use first.
+    struct Model {
+        order: Vec<(usize, Value, u64)>,
+        max: usize,
+    }
+
+    impl Model {
+        fn leaves(&mut self, at: usize, now: u64) -> bool {
+            let entry = self.order.remove(at);
+            let is_idle = now.saturating_sub(entry.2) >= IDLE;
+            let may = entry.1.ties == Ties::None || is_idle && entry.1.ties == Ties::UntilIdle;
+            if !may {
+                self.order.push(entry);
+            }
+            may
+        }
+
+        fn sweep(&mut self, now: u64) {
+            let oldest = self.order.first().map(|entry| entry.2);
+            if oldest.is_some_and(|used| now.saturating_sub(used) >= IDLE) {
+                self.leaves(0, now);
+            }
+        }
+
+        fn get(&mut self, key: usize, now: u64) -> Option<Value> {
+            let at = self.order.iter().position(|entry| entry.0 == key)?;
+            if at > 0 {
+                self.sweep(now);
+            }
+            let at = self.order.iter().position(|entry| entry.0 == key)?;
+            if now.saturating_sub(self.order[at].2) >= IDLE && self.leaves(at, now) {
+                return None;
+            }
+            let at = self.order.iter().position(|entry| entry.0 == key)?;
+            let (key, value, _) = self.order.remove(at);
+            self.order.push((key, value, now));
+            Some(value)
+        }
+
+        fn insert(&mut self, key: usize, value: Value, now: u64) -> bool {
+            self.sweep(now);
+            if self.order.len() == self.max {
+                let mut asked = self.order.len().min(ASKED);
+                while asked > 0 && !self.leaves(0, now) {
+                    asked -= 1;
+                }
+                if asked == 0 {
+                    return false;
+                }
+            }
+            self.order.push((key, value, now));
+            true
+        }
+    }
+
+    fn ties() -> impl Strategy<Value = Ties> {
+        prop_oneof![
+            4 => Just(Ties::None),
+            2 => Just(Ties::UntilIdle),
+            1 => Just(Ties::ForEver),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(quick(2_000))]
+
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn the_table_does_what_the_lists_do(
+            max in 1_usize..14,
+            steps in prop::collection::vec((0_usize..20, ties(), 0_u64..60), 1..150),
+        ) {
+            let start = Instant::now();
+            let mut keys = Keys::new(max, Duration::from_nanos(IDLE));
+            let mut model = Model { order: Vec::new(), max };
+            let mut now = 0;
+            for (number, (key, ties, wait)) in steps.into_iter().enumerate() {
+                // Most calls come at once, one after the other.
+                now += wait.saturating_sub(40) * 4;
+                let at = start + Duration::from_nanos(now);
+                let name = key.to_string();
+                let found = keys.get(&name, at).copied();
+                prop_assert_eq!(found, model.get(key, now));
+                if found.is_none() {
+                    let value = Value { ties, number };
+                    let added = keys.insert(name.into(), value, at);
+                    prop_assert_eq!(added, model.insert(key, value, now));
+                }
+                prop_assert_eq!(keys.len(), model.order.len());
+                prop_assert!(keys.len() <= max);
+                prop_assert!(keys.entries.len() <= max);
+                let mut all: Vec<usize> = keys.iter().map(|value| value.number).collect();
+                let mut expected: Vec<usize> =
+                    model.order.iter().map(|entry| entry.1.number).collect();
+                all.sort_unstable();
+                expected.sort_unstable();
+                prop_assert_eq!(all, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_idle_leave_while_others_are_called() {
+        let start = Instant::now();
+        let mut keys = Keys::new(100, Duration::from_secs(1));
+        let value = Value {
+            ties: Ties::None,
+            number: 0,
+        };
+        for number in 0..50 {
+            keys.insert(number.to_string().into(), value, start);
+        }
+        let later = start + Duration::from_secs(2);
+        assert!(keys.get("0", later).is_none());
+        keys.insert("busy".into(), value, later);
+        for _ in 0..60 {
+            assert!(keys.get("busy", later).is_some());
+        }
+        assert_eq!((keys.len(), keys.evicted()), (1, 50));
+    }
+}
