@@ -283,8 +283,6 @@ mod tests {
     proptest! {
         #![proptest_config(quick(2_000))]
 
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
-
         #[test]
         fn the_table_does_what_the_lists_do(
             max in 1_usize..14,

@@ -116,8 +116,6 @@ mod tests {
     proptest! {
         #![proptest_config(quick(2_000))]
 
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
-
         #[test]
         fn the_totals_are_those_of_the_last_buckets(
             width in 1_u64..100,
