@@ -22,6 +22,7 @@ use temporalio_sdk::{
 };
 use toolweir_mcp::{
     Entry, IDEMPOTENCY_KEY_META, McpService, McpServiceBuilder, PRINCIPAL_META, ServerRegistry,
+    TextRules,
 };
 use toolweir_temporal::ToolActivities;
 use toolweir_testkit::mcp::{Answer, ScriptedServer};
@@ -345,6 +346,22 @@ async fn a_lost_answer_is_asked_for_again_only_where_that_does_no_harm() {
         assert_eq!(failure.type_name(), Some(type_name), "{tool}: {failure}");
         assert_eq!(failure.is_non_retryable(), is_final, "{tool}: {failure}");
         assert_eq!(failure.category(), ApplicationErrorCategory::Unspecified);
+    }
+}
+
+/// Words are no proof that nothing was done.
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_told_in_words_alone_is_no_leave_to_repeat_a_call() {
+    for (tool, type_name, is_final) in [
+        ("fail", "ToolCallFailedForGood", true),
+        ("add", "ToolCallThrottled", false),
+    ] {
+        let server = ScriptedServer::new();
+        server.script([Answer::TextThrottle]);
+        let activities = over(connecting(&server).text_rules(TextRules::common()));
+        let failure = failure(call(&activities, tool).await);
+        assert_eq!(failure.type_name(), Some(type_name), "{tool}: {failure}");
+        assert_eq!(failure.is_non_retryable(), is_final, "{tool}: {failure}");
     }
 }
 

@@ -25,14 +25,16 @@ pub(crate) fn of_result(result: &CallToolResult, text: &str, rules: &TextRules) 
     let is_error = result.is_error.unwrap_or(false);
     // A business's own data may have a field called `status`, and a server that did the work may
     // still ask for a pause: to call that throttled would have it done twice.
-    let outcome = if is_error {
-        let told = [structured, meta].into_iter().flatten().find_map(of_fields);
-        let told = told.or_else(|| rules.read(text));
-        told.unwrap_or(Outcome::Ignored)
-    } else {
-        Outcome::Success
-    };
-    Observation::new(outcome, delivery_of(outcome))
+    let answered = |outcome| Observation::new(outcome, Delivery::Executed);
+    if !is_error {
+        return answered(Outcome::Success);
+    }
+    let told = [structured, meta].into_iter().flatten().find_map(of_fields);
+    if let Some(outcome) = told {
+        return Observation::new(outcome, delivery_of(outcome));
+    }
+    // Words are no refusal: the tool has run, and they may be about what it did.
+    answered(rules.read(text).unwrap_or(Outcome::Ignored))
 }
 
 /// What a JSON-RPC error says. `None`: nothing that is known, so the call failed.
@@ -48,7 +50,8 @@ pub(crate) fn of_rpc_error(error: &ErrorData) -> Observation {
     Observation::new(outcome, delivery_of(outcome))
 }
 
-/// A server that throttles or rejects the credential says that it did not do the work.
+/// A server that throttles or rejects the credential, in the fields that are made for it, says that it
+/// did not do the work.
 const fn delivery_of(outcome: Outcome) -> Delivery {
     match outcome {
         Outcome::Throttled { .. } | Outcome::Unauthorized => Delivery::NotSent,
@@ -219,6 +222,8 @@ mod tests {
         let with = |rules: &TextRules| of_result(&error, text, rules).outcome;
         assert_eq!(with(&TextRules::none()), Outcome::Ignored);
         assert_eq!(with(&TextRules::common()), throttled(3000));
+        let read = of_result(&error, text, &TextRules::common());
+        assert_eq!(read.delivery, Delivery::Executed, "words are no refusal");
         let success = result(json!({ "content": [] }));
         let read = of_result(&success, text, &TextRules::common());
         assert_eq!(read.outcome, Outcome::Success);
@@ -304,6 +309,10 @@ mod tests {
                 });
                 let _ = of_result(&result(answer), &text, &TextRules::common());
             }
+            let answer = result(json!({ "content": [], "isError": true }));
+            let text = format!("429 {text}");
+            let observed = of_result(&answer, &text, &TextRules::common());
+            prop_assert_eq!(observed.delivery, Delivery::Executed);
         }
     }
 }

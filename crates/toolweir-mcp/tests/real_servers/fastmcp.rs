@@ -63,7 +63,7 @@ async fn a_rate_limit_in_a_text_counts_where_text_rules_are_set() {
     for (rules, expected) in [
         (
             TextRules::common(),
-            Observation::new(throttled, Delivery::NotSent),
+            Observation::new(throttled, Delivery::Executed),
         ),
         (
             TextRules::none(),
