@@ -68,7 +68,7 @@ fn holds(text: &str, words: &str) -> bool {
     text.match_indices(words).any(|(at, found)| {
         let (before, after) = (&text[..at], &text[at + found.len()..]);
         let goes_on = |inside: Option<char>, outside: &mut dyn Iterator<Item = char>| {
-            inside.is_some_and(|inside| inside.is_numeric()) && is_joined(outside)
+            inside.is_some_and(char::is_numeric) && is_joined(outside)
         };
         !goes_on(found.chars().next(), &mut before.chars().rev())
             && !goes_on(found.chars().next_back(), &mut after.chars())
