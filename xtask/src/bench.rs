@@ -19,13 +19,28 @@ pub(crate) enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// How a thousand calls get through a server that allows ten a second, in simulated time.
+    ///
+    /// Its own options follow, such as `--json FILE`; `cargo xtask bench goodput --help` lists them.
+    #[command(disable_help_flag = true)]
+    Goodput {
+        /// Handed on to the bench.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 /// The benches' package.
 const PACKAGE: &str = "toolweir-benches";
 
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
-    let Bench::Mcp { options } = bench;
+    match bench {
+        Bench::Mcp { options } => mcp(options),
+        Bench::Goodput { options } => goodput(options),
+    }
+}
+
+fn mcp(options: &[String]) -> Result<ExitCode> {
     let mut build = workspace::cargo();
     build.args(["build", "--release", "--package", PACKAGE, "--bins"]);
     let built = workspace::status(&mut build)?;
@@ -34,5 +49,13 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     }
     let mut bench = Command::new(workspace::target().join("release").join("mcp-bench"));
     bench.args(options);
+    workspace::become_the(&mut bench)
+}
+
+fn goodput(options: &[String]) -> Result<ExitCode> {
+    let mut bench = workspace::cargo();
+    // The time in it is simulated, so there is nothing to optimise.
+    bench.args(["bench", "--quiet", "--profile", "dev", "--package", PACKAGE]);
+    bench.args(["--bench", "goodput", "--"]).args(options);
     workspace::become_the(&mut bench)
 }
