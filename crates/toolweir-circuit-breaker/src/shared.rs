@@ -313,9 +313,9 @@ impl Shared {
     fn publish(&self, machine: &Machine) {
         let front = &self.front.0;
         if let Mode::Open { until, .. } = machine.mode() {
-            // The old word must be gone before the new time can be read.
-            let undecided = machine.generation() << word::GENERATION | word::OTHER;
-            front.word.store(undecided, Ordering::Relaxed);
+            // No transition leads from open to open, so whoever reads the new time finds that the
+            // word is not the one that he read before it.
+            debug_assert_eq!(word::cause(self.word()), None);
             let until = until.saturating_duration_since(front.base).as_nanos();
             let until = u64::try_from(until).unwrap_or(u64::MAX);
             front.open_until.store(until, Ordering::Release);

@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use proptest::{prelude::*, test_runner::RngAlgorithm};
-use toolweir_circuit_breaker::{Circuit, CircuitBreakerConfig, OnThrottled};
-use toolweir_core::{Reason, Rejection};
+use toolweir_circuit_breaker::{Circuit, CircuitBreakerConfig, CircuitBreakerLayer, OnThrottled};
+use toolweir_core::{AsRejection, BoxError, Facts, Reason, Rejection};
+use tower::{Layer, Service, service_fn};
 
 mod server;
-use server::{Answer, Call, Job, Rig};
+use server::{Answer, Call, Classifier, Job, Rig, classify};
 
 #[derive(Debug, Clone, Copy)]
 enum Window {
@@ -172,6 +173,25 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Release),
         1 => Just(Step::Reset),
     ]
+}
+
+/// A key, what the server answers, and how long it is until the call.
+fn keyed_step() -> impl Strategy<Value = (usize, Answer, u64)> {
+    let answer = prop_oneof![
+        3 => Just(Answer::Success),
+        5 => Just(Answer::Failure),
+        1 => (0_u64..800).prop_map(|wait| Answer::Throttled(Some(ms(wait)))),
+        1 => Just(Answer::BusinessError),
+    ];
+    let wait = prop_oneof![
+        8 => Just(0_u64),
+        4 => 0_u64..60,
+        2 => 60_u64..500,
+        1 => 500_u64..3_000,
+        // A suspended machine.
+        1 => Just(400 * 24 * 3_600_000),
+    ];
+    (0_usize..7, answer, wait)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -707,12 +727,7 @@ impl Pair {
 }
 
 fn run(numbers: Numbers, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let mut pair = Pair {
             rig: Rig::new(numbers.config()),
             model: Model::new(numbers),
@@ -724,6 +739,159 @@ fn run(numbers: Numbers, steps: Vec<Step>) -> Result<(), TestCaseError> {
         }
         pair.finds_a_way_in().await
     })
+}
+
+/// Many circuits and a table of them, as lists: the least recently used key first. Fewer keys than
+/// are asked to leave at once, so that the oldest that may leave does.
+struct KeyedModel {
+    numbers: Numbers,
+    now: u64,
+    keys: Vec<(usize, Model, u64)>,
+    overflow: Option<Model>,
+}
+
+const MAX_KEYS: usize = 4;
+const KEY_IDLE: u64 = 400;
+
+impl KeyedModel {
+    /// Whether the key at `at` has left. If it may not, it stands with the newest.
+    fn leaves(&mut self, at: usize) -> bool {
+        let (key, mut circuit, used) = self.keys.remove(at);
+        circuit.now = self.now;
+        let is_closed = matches!(circuit.under, Under::Closed);
+        let is_idle = self.now - used >= KEY_IDLE;
+        let may_leave = is_closed
+            || is_idle && {
+                circuit.pass_time();
+                circuit.refusal().is_none()
+            };
+        if !may_leave {
+            self.keys.push((key, circuit, used));
+        }
+        may_leave
+    }
+
+    fn forget_the_oldest_if_idle(&mut self) {
+        if self
+            .keys
+            .first()
+            .is_some_and(|key| self.now - key.2 >= KEY_IDLE)
+        {
+            self.leaves(0);
+        }
+    }
+
+    fn place(&self, key: usize) -> Option<usize> {
+        self.keys.iter().position(|(own, ..)| *own == key)
+    }
+
+    /// The circuit of a key, and whether it is its own.
+    fn circuit(&mut self, key: usize) -> (&mut Model, bool) {
+        if self.place(key).is_some_and(|at| at > 0) {
+            self.forget_the_oldest_if_idle();
+        }
+        if let Some(at) = self.place(key)
+            && self.now - self.keys[at].2 >= KEY_IDLE
+        {
+            self.leaves(at);
+        }
+        let mut fresh = Model::new(self.numbers);
+        fresh.now = self.now;
+        if let Some(at) = self.place(key) {
+            let (_, circuit, _) = self.keys.remove(at);
+            fresh = circuit;
+        } else {
+            self.forget_the_oldest_if_idle();
+            let full = self.keys.len() == MAX_KEYS;
+            if full && !(0..MAX_KEYS).any(|_| self.leaves(0)) {
+                return (self.overflow.get_or_insert(fresh), false);
+            }
+        }
+        self.keys.push((key, fresh, self.now));
+        let last = self.keys.len() - 1;
+        (&mut self.keys[last].1, true)
+    }
+
+    fn call(&mut self, key: usize, answer: Answer) -> (Result<(), Refused>, bool) {
+        let now = self.now;
+        let (circuit, is_own) = self.circuit(key);
+        circuit.now = now;
+        let made = circuit.admit().and_then(|pass| circuit.dispatch(pass));
+        let made = made.map(|pass| circuit.end(pass, Some(answer), 0));
+        (made, is_own)
+    }
+}
+
+#[derive(Clone)]
+struct ByKey;
+
+type Keyed = (String, Answer);
+
+impl Facts<Keyed> for ByKey {
+    fn key<'r>(&self, call: &'r Keyed) -> Option<&'r str> {
+        Some(&call.0)
+    }
+}
+
+async fn run_keyed(
+    numbers: Numbers,
+    steps: Vec<(usize, Answer, u64)>,
+) -> Result<(), TestCaseError> {
+    let config = CircuitBreakerConfig::builder()
+        .sliding_window_size(4)
+        .minimum_number_of_calls(2)
+        .wait_duration_in_open_state(ms(numbers.open))
+        .max_wait_duration_in_open_state(ms(numbers.max_open))
+        .success_threshold(numbers.successes)
+        .default_retry_after(ms(DEFAULT_PAUSE))
+        .max_retry_after(ms(MAX_PAUSE))
+        .max_keys(MAX_KEYS)
+        .key_idle(ms(KEY_IDLE))
+        .jitter(0);
+    let layer = CircuitBreakerLayer::new(config.build().unwrap())
+        .with_classifier(classify as Classifier)
+        .with_facts(ByKey)
+        .by_key();
+    let server = service_fn(|(_, answer): Keyed| {
+        std::future::ready(match answer {
+            Answer::Failure => Err(BoxError::from("connection reset")),
+            answer => Ok(answer),
+        })
+    });
+    let mut service = layer.layer(server);
+    let mut model = KeyedModel {
+        numbers,
+        now: 0,
+        keys: Vec::new(),
+        overflow: None,
+    };
+    for (key, answer, wait) in steps {
+        tokio::time::advance(ms(wait)).await;
+        model.now += wait;
+        let real = service.call((key.to_string(), answer)).await;
+        let rejection = real.err().and_then(|error| error.as_rejection().cloned());
+        let (made, is_own) = model.call(key, answer);
+        let real = rejection
+            .as_ref()
+            .map(|rejection| (rejection.reason(), rejection.retry_after()));
+        let expected = made.err().map(|(reason, wait)| (reason, wait.map(ms)));
+        prop_assert_eq!(real, expected);
+        if let Some(rejection) = rejection {
+            let own = key.to_string();
+            let name = if is_own { &own } else { "(other keys)" };
+            prop_assert_eq!(rejection.key(), Some(name));
+        }
+        prop_assert_eq!(layer.handle().keys().keys, model.keys.len());
+    }
+    Ok(())
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
 }
 
 proptest! {
@@ -740,5 +908,22 @@ proptest! {
         steps in prop::collection::vec(step(), 1..120),
     ) {
         run(numbers, steps)?;
+    }
+
+    #[test]
+    fn circuits_by_key_do_what_the_lists_do(
+        mut numbers in numbers(),
+        steps in prop::collection::vec(keyed_step(), 1..100),
+    ) {
+        numbers.window = Window::Calls(4);
+        numbers.minimum = 2;
+        numbers.rate = 50;
+        numbers.in_a_row = None;
+        numbers.slow = None;
+        numbers.permitted = 2;
+        numbers.lease = 30_000;
+        numbers.stay = 300_000;
+        numbers.ignore_throttled = false;
+        runtime().block_on(run_keyed(numbers, steps))?;
     }
 }

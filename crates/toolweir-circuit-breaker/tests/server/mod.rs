@@ -108,7 +108,7 @@ impl Service<Job> for Queue {
     }
 }
 
-fn classify(result: Result<&Answer, &BoxError>) -> Observation {
+pub(crate) fn classify(result: Result<&Answer, &BoxError>) -> Observation {
     let outcome = match result {
         Ok(Answer::Throttled(retry_after)) => Outcome::Throttled {
             retry_after: *retry_after,
@@ -125,7 +125,7 @@ fn classify(result: Result<&Answer, &BoxError>) -> Observation {
     Observation::new(outcome, delivery)
 }
 
-type Classifier = fn(Result<&Answer, &BoxError>) -> Observation;
+pub(crate) type Classifier = fn(Result<&Answer, &BoxError>) -> Observation;
 
 /// A call that has reached the server. Dropping it cancels it.
 pub(crate) struct Call {
