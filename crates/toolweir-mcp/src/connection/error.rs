@@ -87,7 +87,7 @@ impl ConnectError {
     /// The handshake ended with this.
     pub(super) fn refused(self, failed: ClientInitializeError) -> Self {
         #[cfg(feature = "http")]
-        let failed = crate::http::without_url(failed);
+        let failed = crate::http::of_handshake(failed);
         Self {
             speaks_otherwise: dialect::speaks_otherwise(&failed),
             ..self.at(Connecting::Handshake).because(failed.into())

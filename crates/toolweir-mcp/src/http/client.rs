@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::{
     BearerToken,
     events::{Events, id_of, of_answer},
+    url::fit_to_log,
 };
 
 /// One of the clients that rmcp knows, and perhaps a token for its requests.
@@ -37,7 +38,7 @@ enum Kind {
 type HttpError = StreamableHttpError<reqwest::Error>;
 type Headers = HashMap<HeaderName, HeaderValue>;
 
-/// The same call on whichever client it is, until the connection is given up.
+/// The same call on whichever client it is, until the connection is given up. rmcp logs its error.
 macro_rules! on {
     ($self:ident, $client:ident => $call:expr) => {
         tokio::select! {
@@ -48,7 +49,7 @@ macro_rules! on {
                     #[cfg(feature = "oauth")]
                     Kind::OAuth($client) => $call.await,
                 }
-            } => answer,
+            } => answer.map_err(fit_to_log),
             () = $self.given_up() => Err(HttpError::TransportChannelClosed),
         }
     };

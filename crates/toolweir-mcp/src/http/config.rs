@@ -16,7 +16,7 @@ use rmcp::transport::{
 use tokio::sync::watch;
 use toolweir_core::ConfigError;
 
-use super::HttpClient;
+use super::{HttpClient, url::shown};
 
 /// A handshake on the other side of the world takes less than a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -159,7 +159,7 @@ impl HttpServer {
     }
 
     fn check_url(&self) -> Result<(), ConfigError> {
-        let wrong = |range| Err(ConfigError::new("http.url", &*self.url, range));
+        let wrong = |range| Err(ConfigError::new("http.url", shown(&self.url), range));
         match reqwest::Url::parse(&self.url) {
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
                 // Not shown: it may hold a secret.
@@ -316,7 +316,7 @@ mod tests {
     fn what_cannot_work_is_refused_by_name_value_and_range() {
         assert_eq!(
             refusal(HttpServer::new("ftp://here")),
-            "`http.url` must be an http or https URL, but is ftp://here"
+            "`http.url` must be an http or https URL, but is ftp://here/"
         );
         let server = || HttpServer::new("http://127.0.0.1/mcp");
         assert!(refusal(server().connect_timeout(Duration::ZERO)).contains("http.connect_timeout"));
@@ -334,10 +334,44 @@ mod tests {
         assert!(!format!("{server:?}").contains("hunter2"));
         let endpoint = server.endpoint().unwrap();
         assert!(!format!("{endpoint:?}").contains("hunter2"));
-        assert!(!refusal(HttpServer::new("http://anna:hunter2@here/mcp")).contains("hunter2"));
+        for url in [
+            "http://anna:hunter2@here/mcp",
+            "ftp://anna:hunter2@here/mcp?key=hunter2",
+            "here?key=hunter2",
+        ] {
+            assert!(!refusal(HttpServer::new(url)).contains("hunter2"));
+        }
         assert!(
             !refusal(HttpServer::new("http://h/").header("a", "hunter2\n")).contains("hunter2")
         );
+    }
+
+    /// Such a URL is refused before; a redirect, or a client of one's own, may bring one all the same.
+    #[tokio::test]
+    async fn rmcp_logs_no_secret_of_a_url_whose_connection_is_refused() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(Arc::new(log.reopen().unwrap()))
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = nobody.local_addr().unwrap();
+        drop(nobody);
+        let endpoint = Endpoint {
+            url: format!("http://user:hunter2@{address}/mcp?token=hunter2").into(),
+            headers: HashMap::new(),
+            client: HttpClient::plain(reqwest::Client::new()),
+            max_concurrent_requests: 1,
+        };
+        let (_open, listening) = watch::channel(());
+        let transport = endpoint.transport(4096, listening);
+        let failed = rmcp::serve_client((), transport).await.unwrap_err();
+        let logged = std::fs::read_to_string(log.path()).unwrap();
+        assert!(logged.contains("worker quit with fatal"), "{logged}");
+        for told in [logged, format!("{failed:?}"), failed.to_string()] {
+            assert!(!told.contains("hunter2"), "{told}");
+        }
     }
 
     #[test]

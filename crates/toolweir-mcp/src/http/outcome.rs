@@ -13,6 +13,7 @@ use rmcp::{
 };
 use toolweir_core::{Delivery, Observation, Outcome};
 
+use super::url::fit_to_log;
 use crate::{
     ToolError,
     classify::{in_header, of_http_status},
@@ -142,29 +143,30 @@ fn of_words(said: &str) -> Failed {
     }
 }
 
-/// The error that is told: without what rmcp wraps around it, which hides its sources, and without the
-/// server's URL, which may hold a secret.
+/// The error that is told: without what rmcp wraps around it, which hides its sources, and without what
+/// the server's URL may hold of secrets. On rmcp's own transport nobody has taken that away before.
 fn source_of(error: ServiceError) -> Arc<dyn Error + Send + Sync> {
     let ServiceError::TransportSend(error) = error else {
         return Arc::new(error);
     };
     match error.error.downcast::<HttpError>().map(|error| *error) {
-        Ok(StreamableHttpError::Client(error)) => Arc::new(error.without_url()),
-        Ok(error) => Arc::new(error),
+        Ok(error) => match fit_to_log(error) {
+            StreamableHttpError::Client(error) => Arc::new(error),
+            error => Arc::new(error),
+        },
         Err(error) => error.into(),
     }
 }
 
-/// A failed handshake without the server's URL, which may hold a secret.
-pub(crate) fn without_url(mut failed: ClientInitializeError) -> ClientInitializeError {
-    if let ClientInitializeError::TransportError { error, .. } = &mut failed
-        && let Some(error) = error.error.downcast_mut::<HttpError>()
-        && let StreamableHttpError::Client(client) = error
-        && let Some(url) = client.url_mut()
-    {
-        // What it was is in the configuration.
-        url.set_query(None);
-        url.set_path("");
+/// A failed handshake, as [`source_of`] has it.
+pub(crate) fn of_handshake(mut failed: ClientInitializeError) -> ClientInitializeError {
+    if let ClientInitializeError::TransportError { error, .. } = &mut failed {
+        let placeholder = Box::new(HttpError::TransportChannelClosed);
+        let taken = std::mem::replace(&mut error.error, placeholder);
+        error.error = match taken.downcast::<HttpError>() {
+            Ok(taken) => Box::new(fit_to_log(*taken)),
+            Err(taken) => taken,
+        };
     }
     failed
 }
