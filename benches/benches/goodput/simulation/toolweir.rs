@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use ::toolweir::{
-    core::{AsRejection as _, Classify, Delivery, Facts, Observation, Outcome, Rejection},
-    rate_limit::{RateLimitConfig, RateLimitLayer},
-};
 use anyhow::{Result, anyhow};
 use tokio::time::sleep;
+use toolweir_core::{AsRejection as _, Classify, Delivery, Facts, Observation, Outcome, Rejection};
+use toolweir_rate_limit::{RateLimitConfig, RateLimitLayer};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use super::{

@@ -1,0 +1,55 @@
+//! Rounds in which the cases take turns.
+
+use super::{
+    arguments::Plan,
+    cases::{Allocations, Case},
+    progress::Progress,
+};
+
+/// What a case showed.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) name: &'static str,
+    pub(crate) ours: bool,
+    /// How long a call took, in each round.
+    pub(crate) nanos: Vec<f64>,
+    pub(crate) allocations: Option<Allocations>,
+}
+
+/// Measures the cases that the plan names.
+pub(crate) fn measure(plan: &Plan, mut cases: Vec<Case>, progress: &Progress) -> Vec<Shown> {
+    let wanted = |case: &Case| {
+        let mut words = plan.only.iter();
+        plan.only.is_empty() || words.any(|word| case.name.contains(word.as_str()))
+    };
+    cases.retain(wanted);
+    progress.say("allocations");
+    let shown = cases.iter_mut().map(|case| Shown {
+        name: case.name,
+        ours: case.ours,
+        nanos: Vec::with_capacity(plan.rounds),
+        allocations: case.measured.count(),
+    });
+    let mut shown: Vec<Shown> = shown.collect();
+    progress.step();
+    progress.say(&format!("{} rounds of {} cases", plan.rounds, cases.len()));
+    for round in 0..plan.rounds {
+        for place in 0..cases.len() {
+            let next = whose_turn(round, place, cases.len());
+            shown[next].nanos.push(cases[next].measured.time(plan.turn));
+        }
+        progress.step();
+    }
+    shown
+}
+
+/// Forwards and backwards in turn, from another one each time. So neighbours stay neighbours, and
+/// each of two goes first equally often.
+pub(crate) const fn whose_turn(round: usize, place: usize, cases: usize) -> usize {
+    let place = if round.is_multiple_of(2) {
+        place
+    } else {
+        cases - 1 - place
+    };
+    (place + round) % cases
+}
