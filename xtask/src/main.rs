@@ -1,6 +1,7 @@
-//! The workspace's commands: `cargo xtask demo`, `cargo xtask test` and `cargo xtask bench`.
+//! The workspace's commands: `cargo xtask demo`, `test`, `bench` and `ci`.
 
 mod bench;
+mod ci;
 mod demo;
 mod test;
 mod workspace;
@@ -39,6 +40,8 @@ enum Command {
     /// Measure, in an optimised build.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Check what must hold before a change lands, and with `--full` the tests themselves.
+    Ci(ci::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Demo { options } => demo::run(&options),
         Command::Test { options } => test::run(&options),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Ci(arguments) => ci::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         #[expect(

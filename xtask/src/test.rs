@@ -28,7 +28,9 @@ fn tests(options: &[String]) -> Command {
     if has_nextest() {
         tests.args(["nextest", "run", "--workspace", "--all-features"]);
     } else {
-        tests.args(["test", "--workspace", "--all-features", "--all-targets"]);
+        // Not the benches.
+        tests.args(["test", "--workspace", "--all-features"]);
+        tests.args(["--lib", "--bins", "--tests", "--examples"]);
     }
     tests.args(options);
     tests
