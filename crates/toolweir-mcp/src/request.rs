@@ -59,20 +59,19 @@ async fn with_progress(
     idle: Option<Duration>,
     until: Instant,
 ) -> Result<Answer, TimedOut> {
-    let mut reports = progress.subscribe();
     let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
     let sent = timeout_at(until, Sent::send(link.peer(), request)).await?;
     let sent = match sent {
         Ok(sent) => sent,
         Err(error) => return Ok(Err(error)),
     };
-    let _route = link
+    let route = link
         .listener()
-        .route(sent.handle.progress_token.clone(), &progress);
+        .route(&sent.handle.progress_token, &progress);
     tokio::select! {
         biased;
         answer = sent.answer() => Ok(answer.and_then(of_tool)),
-        () = silence(&mut reports, idle, until) => Err(TimedOut),
+        () = silence(route.heard(), idle, until) => Err(TimedOut),
     }
 }
 
@@ -85,11 +84,7 @@ pub(crate) async fn ask(
 }
 
 /// Returns at `until`, or when there was no report for as long as `idle`.
-async fn silence(
-    reports: &mut watch::Receiver<Option<Progress>>,
-    idle: Option<Duration>,
-    until: Instant,
-) {
+async fn silence(mut heard: watch::Receiver<()>, idle: Option<Duration>, until: Instant) {
     loop {
         let silent = idle.map(|idle| saturating_add(Instant::now(), idle));
         let end = silent.map_or(until, |silent| silent.min(until));
@@ -97,7 +92,7 @@ async fn silence(
             biased;
             () = sleep_until(end) => return,
             // The route holds a sender as long as this is polled.
-            _ = reports.changed() => {}
+            _ = heard.changed() => {}
         }
     }
 }

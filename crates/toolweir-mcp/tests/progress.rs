@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, duplex, split},
     sync::watch,
-    time::{Instant, advance},
+    time::{Instant, advance, sleep},
 };
 use toolweir_core::Delivery;
 use toolweir_mcp::{McpService, McpServiceBuilder, ToolCall, ToolError};
@@ -114,4 +115,84 @@ async fn each_of_many_calls_hears_of_itself_alone() {
         let last = reports.borrow().clone().unwrap();
         assert_eq!((last.done, last.total), (steps.into(), Some(steps.into())));
     }
+}
+
+/// A server whose every call reports these, one a second, and is then answered. `None` for the token
+/// stands for the call's own.
+fn saying(reports: Vec<(Option<Value>, Value)>) -> McpService {
+    let builder = McpService::builder("hostile").transport(move || {
+        let (ours, theirs) = duplex(1 << 16);
+        tokio::spawn(serve(theirs, reports.clone()));
+        async move { Ok(ours) }
+    });
+    builder.build().unwrap()
+}
+
+async fn serve(stream: DuplexStream, reports: Vec<(Option<Value>, Value)>) -> Option<()> {
+    let (read, mut write) = split(stream);
+    let mut lines = BufReader::new(read).lines();
+    loop {
+        let request: Value = serde_json::from_str(&lines.next_line().await.ok()??).ok()?;
+        let result = match request["method"].as_str()? {
+            "initialize" => json!({
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "serverInfo": { "name": "hostile", "version": "1" },
+            }),
+            "tools/call" => {
+                let own = &request["params"]["_meta"]["progressToken"];
+                for (token, done) in &reports {
+                    sleep(SECOND).await;
+                    let token = token.as_ref().unwrap_or(own);
+                    let said = json!({ "progressToken": token, "progress": done });
+                    let said = json!({
+                        "jsonrpc": "2.0", "method": "notifications/progress", "params": said,
+                    });
+                    write.write_all(format!("{said}\n").as_bytes()).await.ok()?;
+                }
+                json!({ "content": [] })
+            }
+            _ => continue,
+        };
+        let answer = json!({ "jsonrpc": "2.0", "id": request["id"], "result": result });
+        write
+            .write_all(format!("{answer}\n").as_bytes())
+            .await
+            .ok()?;
+    }
+}
+
+/// What reaches the caller of a tool that may be silent for three seconds.
+async fn heard_of(reports: impl IntoIterator<Item = (Option<Value>, Value)>) -> Vec<f64> {
+    let mcp = saying(Vec::from_iter(reports));
+    let (progress, mut heard) = watch::channel(None);
+    let call = ToolCall::new("work")
+        .with_idle_timeout(SECOND * 3)
+        .with_progress(progress);
+    let call = tokio::spawn(mcp.oneshot(call));
+    let mut seen = Vec::new();
+    while heard.changed().await.is_ok() {
+        let report = heard.borrow_and_update().clone();
+        seen.push(report.unwrap().done);
+    }
+    call.await.unwrap().unwrap();
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_caller_sees_progress_grow_and_a_tool_that_says_the_same_is_not_silent() {
+    let reports = [2.0, 2.0, 1.0, -7.0, 2.0, 3.0, 3.5].map(|done| (None, json!(done)));
+    assert_eq!(heard_of(reports).await, [2.0, 3.0, 3.5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_none_of_ours_is_nobodys() {
+    let reports = [
+        (Some(json!("x".repeat(1 << 20))), json!(1)),
+        (None, json!(1)),
+        (Some(json!("1")), json!(2)),
+        (None, json!(3)),
+        (Some(json!(i64::MAX)), json!(4)),
+    ];
+    assert_eq!(heard_of(reports).await, [1.0, 3.0]);
 }

@@ -9,8 +9,8 @@ use std::{
 use rmcp::{
     ClientHandler, RoleClient,
     model::{
-        ClientCapabilities, ClientConfig, Implementation, ProgressNotificationParam, ProgressToken,
-        ProtocolVersion,
+        ClientCapabilities, ClientConfig, Implementation, NumberOrString,
+        ProgressNotificationParam, ProgressToken, ProtocolVersion,
     },
     service::{NotificationContext, RunningService},
 };
@@ -40,10 +40,49 @@ struct Heard {
     listening: watch::Sender<()>,
 }
 
+/// A call's token, by which a server names it. Ours are numbers; a server that says something else, of
+/// whatever length, speaks of no call.
+type Token = i64;
+
 #[derive(Default)]
 struct Routes {
-    calls: HashMap<ProgressToken, watch::Sender<Option<Progress>>>,
-    unclaimed: VecDeque<(ProgressToken, Progress)>,
+    calls: HashMap<Token, Arc<Call>>,
+    /// Of each call the last.
+    unclaimed: VecDeque<(Token, Progress)>,
+}
+
+/// A call whose progress somebody waits for.
+struct Call {
+    to: watch::Sender<Option<Progress>>,
+    /// How far it has come. `to` may still say how far another call came.
+    done: Mutex<Option<f64>>,
+    /// Marked changed by whatever the server says of the call: it is not silent.
+    heard: watch::Sender<()>,
+}
+
+impl Call {
+    fn new(to: watch::Sender<Option<Progress>>) -> Self {
+        Self {
+            to,
+            done: Mutex::default(),
+            heard: watch::Sender::default(),
+        }
+    }
+
+    /// Takes a report. One that is not further than the last does not reach the caller: by the
+    /// specification each is, and rmcp, which handles several at once, may let them overtake each other.
+    fn say(&self, progress: Progress) {
+        self.heard.send_replace(());
+        self.to.send_if_modified(|shown| {
+            let mut done = lock(&self.done);
+            let further = is_further(&progress, *done);
+            if further {
+                *done = Some(progress.done);
+                *shown = Some(progress);
+            }
+            further
+        });
+    }
 }
 
 impl Listener {
@@ -66,58 +105,59 @@ impl Listener {
     /// Hands the progress of a call to `to` until the route is dropped.
     pub(crate) fn route(
         &self,
-        token: ProgressToken,
+        token: &ProgressToken,
         to: &watch::Sender<Option<Progress>>,
     ) -> Route {
-        let early = {
+        let (token, call) = (number(token), Arc::new(Call::new(to.clone())));
+        let early = token.and_then(|token| {
             let mut routes = self.routes();
-            let early = routes.claim(&token);
-            routes.calls.insert(token.clone(), to.clone());
-            early
-        };
+            routes.calls.insert(token, call.clone());
+            routes.claim(token)
+        });
         // Receivers are woken without the lock.
         if let Some(progress) = early {
-            to.send_replace(Some(progress));
+            call.say(progress);
         }
         Route {
             listener: self.clone(),
             token,
+            call,
         }
     }
 
-    fn progressed(&self, token: ProgressToken, progress: Progress) {
-        let to = {
+    fn progressed(&self, token: Token, progress: Progress) {
+        let call = {
             let mut routes = self.routes();
-            let Some(to) = routes.calls.get(&token) else {
+            let Some(call) = routes.calls.get(&token) else {
                 routes.keep(token, progress);
                 return;
             };
-            to.clone()
+            call.clone()
         };
-        to.send_replace(Some(progress));
+        call.say(progress);
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
-        let routes = &self.heard.progress;
-        routes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.heard.progress)
     }
 }
 
 impl Routes {
     /// The last of what was said of this call before anybody asked.
-    fn claim(&mut self, token: &ProgressToken) -> Option<Progress> {
-        let mut last = None;
-        self.unclaimed.retain(|(of, progress)| {
-            let claimed = of == token;
-            if claimed {
-                last = Some(progress.clone());
-            }
-            !claimed
-        });
-        last
+    fn claim(&mut self, token: Token) -> Option<Progress> {
+        let at = self.unclaimed.iter().position(|(of, _)| *of == token)?;
+        let (_, progress) = self.unclaimed.remove(at)?;
+        Some(progress)
     }
 
-    fn keep(&mut self, token: ProgressToken, progress: Progress) {
+    fn keep(&mut self, token: Token, progress: Progress) {
+        let known = self.unclaimed.iter_mut().find(|(of, _)| *of == token);
+        if let Some((_, last)) = known {
+            if is_further(&progress, Some(last.done)) {
+                *last = progress;
+            }
+            return;
+        }
         if self.unclaimed.len() == MOST_UNCLAIMED {
             self.unclaimed.pop_front();
         }
@@ -125,15 +165,40 @@ impl Routes {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number(token: &ProgressToken) -> Option<Token> {
+    match token.0 {
+        NumberOrString::Number(number) => Some(number),
+        NumberOrString::String(_) => None,
+    }
+}
+
+fn is_further(progress: &Progress, than: Option<f64>) -> bool {
+    than.is_none_or(|than| progress.done > than)
+}
+
 /// The way of a call's progress to its caller.
 pub(crate) struct Route {
     listener: Listener,
-    token: ProgressToken,
+    token: Option<Token>,
+    call: Arc<Call>,
+}
+
+impl Route {
+    /// Changes with whatever the server says of the call.
+    pub(crate) fn heard(&self) -> watch::Receiver<()> {
+        self.call.heard.subscribe()
+    }
 }
 
 impl Drop for Route {
     fn drop(&mut self) {
-        self.listener.routes().calls.remove(&self.token);
+        if let Some(token) = self.token {
+            self.listener.routes().calls.remove(&token);
+        }
     }
 }
 
@@ -154,7 +219,9 @@ impl ClientHandler for Listener {
         _: NotificationContext<RoleClient>,
     ) {
         let progress = Progress::said(said.progress, said.total, said.message);
-        self.progressed(said.progress_token, progress);
+        if let (Some(token), Some(progress)) = (number(&said.progress_token), progress) {
+            self.progressed(token, progress);
+        }
     }
 
     async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
@@ -170,25 +237,23 @@ impl fmt::Debug for Listener {
 
 #[cfg(test)]
 mod tests {
-    use rmcp::model::NumberOrString;
-
     use super::*;
 
-    fn token(number: i64) -> ProgressToken {
+    fn token(number: Token) -> ProgressToken {
         ProgressToken(NumberOrString::Number(number))
     }
 
     fn step(progress: f64) -> Progress {
-        Progress::said(progress, None, None)
+        Progress::said(progress, None, None).unwrap()
     }
 
     #[test]
     fn progress_finds_its_own_call() {
         let listener = Listener::default();
         let (anna, bob) = (watch::Sender::default(), watch::Sender::default());
-        let _anna = listener.route(token(1), &anna);
-        let _bob = listener.route(token(2), &bob);
-        listener.progressed(token(2), step(5.0));
+        let _anna = listener.route(&token(1), &anna);
+        let _bob = listener.route(&token(2), &bob);
+        listener.progressed(2, step(5.0));
         assert_eq!(*anna.borrow(), None);
         assert_eq!(*bob.borrow(), Some(step(5.0)));
     }
@@ -197,18 +262,53 @@ mod tests {
     fn early_progress_is_kept_and_what_nobody_asks_for_is_bounded() {
         let listener = Listener::default();
         for call in 0..1000 {
-            listener.progressed(token(call), step(1.0));
+            listener.progressed(call, step(1.0));
+            listener.progressed(call, step(2.0));
+            listener.progressed(call, step(1.0));
         }
         assert_eq!(listener.routes().unclaimed.len(), MOST_UNCLAIMED);
-        let late = watch::Sender::default();
-        let _late = listener.route(token(999), &late);
-        assert_eq!(*late.borrow(), Some(step(1.0)));
+        for call in [999, 1000 - MOST_UNCLAIMED.cast_signed()] {
+            let late = watch::Sender::default();
+            let _late = listener.route(&token(call.try_into().unwrap()), &late);
+            assert_eq!(*late.borrow(), Some(step(2.0)));
+        }
+    }
+
+    #[test]
+    fn what_is_not_further_is_heard_and_not_told() {
+        let listener = Listener::default();
+        listener.progressed(1, step(3.0));
+        let call = watch::Sender::default();
+        let route = listener.route(&token(1), &call);
+        let (mut told, mut heard) = (call.subscribe(), route.heard());
+        for (done, expected) in [(2.0, 3.0), (3.0, 3.0), (4.0, 4.0), (-1.0, 4.0), (4.5, 4.5)] {
+            listener.progressed(1, step(done));
+            assert_eq!(*call.borrow(), Some(step(expected)));
+            assert!(heard.has_changed().unwrap());
+            heard.mark_unchanged();
+        }
+        assert!(told.has_changed().unwrap());
+        told.mark_unchanged();
+        listener.progressed(1, step(0.0));
+        assert!(!told.has_changed().unwrap());
+    }
+
+    #[test]
+    fn another_call_with_the_same_receiver_begins_anew() {
+        let listener = Listener::default();
+        let call = watch::Sender::default();
+        let first = listener.route(&token(1), &call);
+        listener.progressed(1, step(9.0));
+        drop(first);
+        let _second = listener.route(&token(2), &call);
+        listener.progressed(2, step(1.0));
+        assert_eq!(*call.borrow(), Some(step(1.0)));
     }
 
     #[test]
     fn a_call_that_is_over_is_forgotten() {
         let listener = Listener::default();
-        drop(listener.route(token(1), &watch::Sender::default()));
+        drop(listener.route(&token(1), &watch::Sender::default()));
         assert!(listener.routes().calls.is_empty());
     }
 }
