@@ -292,6 +292,33 @@ impl CarryLease for ToolCall {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ToolFacts;
 
+impl ToolFacts {
+    /// The same, but the key is the tool: for a layer that keeps tools apart rather than users.
+    #[must_use]
+    pub const fn by_tool() -> ByTool {
+        ByTool
+    }
+}
+
+/// What the layers may know of a [`ToolCall`]. Its key is the tool. From
+/// [`ToolFacts::by_tool`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ByTool;
+
+impl Facts<ToolCall> for ByTool {
+    fn deadline(&self, call: &ToolCall) -> Option<Instant> {
+        ToolFacts.deadline(call)
+    }
+
+    fn key<'r>(&self, call: &'r ToolCall) -> Option<&'r str> {
+        Some(call.tool())
+    }
+
+    fn call_id<'r>(&self, call: &'r ToolCall) -> Option<&'r str> {
+        ToolFacts.call_id(call)
+    }
+}
+
 impl Facts<ToolCall> for ToolFacts {
     fn deadline(&self, call: &ToolCall) -> Option<Instant> {
         call.deadline()
@@ -339,6 +366,19 @@ mod tests {
     fn a_clone_shares_its_parts() {
         let call = ToolCall::new("search");
         assert!(Arc::ptr_eq(&call.parts, &call.clone().parts));
+    }
+
+    #[test]
+    fn the_key_is_the_principal_or_the_tool() {
+        let call = ToolCall::new("search")
+            .with_principal("anna")
+            .with_call_id("c1");
+        assert_eq!(ToolFacts.key(&call), Some("anna"));
+        assert_eq!(ToolFacts::by_tool().key(&call), Some("search"));
+        assert_eq!(ToolFacts::by_tool().call_id(&call), Some("c1"));
+        let deadline = Instant::now();
+        let call = call.with_deadline(deadline);
+        assert_eq!(ToolFacts::by_tool().deadline(&call), Some(deadline));
     }
 
     #[test]

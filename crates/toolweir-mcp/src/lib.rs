@@ -18,7 +18,7 @@ mod service;
 #[cfg(any(feature = "token-freshness", feature = "warm-up"))]
 mod side;
 
-pub use call::{ArgumentsError, IDEMPOTENCY_KEY_META, PRINCIPAL_META, ToolCall, ToolFacts};
+pub use call::{ArgumentsError, ByTool, IDEMPOTENCY_KEY_META, PRINCIPAL_META, ToolCall, ToolFacts};
 pub use classify::{Answer, McpClassifier, TextRules};
 pub use config::{McpServiceBuilder, StdioServer};
 pub use connection::{ConnectError, Connecting};

@@ -42,7 +42,12 @@ fn read(entry: &Entry) -> Vec<Check> {
             .filter(|report| !asked.contains(&report.layer.as_ref()))
             .map(|report| {
                 if report.ready {
-                    return Check::ready(report.layer);
+                    // A layer may let calls through and still have something to say: that the
+                    // server asked for a pause, which another keeps.
+                    let mut check = Check::ready(report.layer);
+                    check.reason = report.reason;
+                    check.retry_after_ms = report.retry_after_ms;
+                    return check;
                 }
                 let reason = report.reason.unwrap_or_else(|| report.layer.to_string());
                 Check::refusing(report.layer, reason, report.retry_after_ms)

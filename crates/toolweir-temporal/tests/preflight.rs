@@ -196,6 +196,25 @@ async fn all_that_is_configured_is_asked_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_that_a_ready_layer_leaves_to_others_is_reported() {
+    let mut report = StateReport::ready("circuit-breaker");
+    report.reason = Some("the server asked for a pause".to_owned());
+    report.retry_after_ms = Some(7000);
+    let mut beside = Beside::ready();
+    beside.states = vec![report];
+    let (report, asked) = beside.preflight().await;
+    assert!(report.ready, "{report:?}");
+    assert_eq!(asked, ["warm-up", "token-freshness", "health-gate"]);
+    let check = check(&report, "circuit-breaker");
+    assert!(check.ready && check.configured, "{check:?}");
+    assert_eq!(
+        check.reason.as_deref(),
+        Some("the server asked for a pause")
+    );
+    assert_eq!(check.retry_after_ms, Some(7000));
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_a_state_refuses_nothing_more_is_asked() {
     let rejection = refusal("circuit-breaker", Reason::CircuitOpen, 300);
     let mut beside = Beside::ready();

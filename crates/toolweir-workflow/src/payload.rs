@@ -202,7 +202,7 @@ pub struct Check {
     pub configured: bool,
     /// Whether a call would pass this layer.
     pub ready: bool,
-    /// Why not.
+    /// Why not, or what a layer that is ready has to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// In how many milliseconds it may.

@@ -33,7 +33,7 @@ use toolweir_circuit_breaker::{CircuitBreakerConfig, CircuitBreakerHandle, Circu
 use toolweir_core::{BoxError, BoxFuture, ConfigError};
 use toolweir_health_gate::{HealthGateConfig, HealthGateHandle, HealthGateLayer, Probe};
 use toolweir_mcp::{
-    Connect, Entry, FirstCall, McpClassifier, McpHandle, McpService, TokenTools, ToolCall,
+    ByTool, Connect, Entry, FirstCall, McpClassifier, McpHandle, McpService, TokenTools, ToolCall,
     ToolFacts, ToolService, ToolTokenSource,
 };
 use toolweir_rate_limit::{RateLimitConfig, RateLimitHandle, RateLimitLayer};
@@ -97,6 +97,7 @@ impl ToolStack {
             mcp,
             health_gate: Some(HealthGateConfig::default()),
             circuit_breaker: Some(CircuitBreakerConfig::default()),
+            circuit_breaker_by_tool: false,
             warm_up: Some(WarmUpConfig::default()),
             first_call: None,
             semaphore: Some(SemaphoreConfig::default()),
@@ -173,6 +174,7 @@ pub struct ToolStackBuilder {
     mcp: McpService,
     health_gate: Option<HealthGateConfig>,
     circuit_breaker: Option<CircuitBreakerConfig>,
+    circuit_breaker_by_tool: bool,
     warm_up: Option<WarmUpConfig>,
     first_call: Option<ToolCall>,
     semaphore: Option<SemaphoreConfig>,
@@ -191,6 +193,13 @@ impl ToolStackBuilder {
     /// The circuit breaker's configuration; `None` leaves it out.
     pub fn circuit_breaker(mut self, config: impl Into<Option<CircuitBreakerConfig>>) -> Self {
         self.circuit_breaker = config.into();
+        self
+    }
+
+    /// Gives each tool a circuit of its own, so that one that is broken does not shut out the others.
+    /// Without this there is one for the server.
+    pub fn circuit_breaker_by_tool(mut self) -> Self {
+        self.circuit_breaker_by_tool = true;
         self
     }
 
@@ -289,7 +298,7 @@ impl fmt::Debug for ToolStackBuilder {
 struct Layers {
     mcp: McpService,
     health_gate: Option<HealthGateLayer<McpClassifier>>,
-    circuit_breaker: Option<CircuitBreakerLayer<McpClassifier>>,
+    circuit_breaker: Option<CircuitBreakerLayer<McpClassifier, ByTool>>,
     warm_up: Option<WarmUpLayer<ToolFacts>>,
     semaphore: Option<SemaphoreLayer<ToolFacts>>,
     token_freshness: Option<TokenFreshnessLayer<McpClassifier, ToolFacts>>,
@@ -301,10 +310,13 @@ impl Layers {
         let mcp = builder.mcp;
         let handle = mcp.handle();
         let name = handle.server();
+        let by_tool = builder.circuit_breaker_by_tool;
         let circuit_breaker = builder.circuit_breaker.map(|config| {
-            CircuitBreakerLayer::new(config)
+            let layer = CircuitBreakerLayer::new(config)
                 .name(name)
                 .with_classifier(McpClassifier)
+                .with_facts(ToolFacts::by_tool());
+            if by_tool { layer.by_key() } else { layer }
         });
         let rate_limit = builder.rate_limit.map(|config| {
             RateLimitLayer::new(config)
@@ -391,7 +403,7 @@ impl Layers {
 fn around(
     mcp: &McpService,
     rate_limit: Option<&RateLimitLayer<McpClassifier, ToolFacts>>,
-    circuit_breaker: Option<&CircuitBreakerLayer<McpClassifier>>,
+    circuit_breaker: Option<&CircuitBreakerLayer<McpClassifier, ByTool>>,
 ) -> ToolService {
     let service = ServiceBuilder::new()
         .option_layer(rate_limit.cloned())

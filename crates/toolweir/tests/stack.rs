@@ -228,6 +228,42 @@ async fn a_probe_dropped_between_admission_and_observation_leaves_the_next_call_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broken_tool_shuts_out_itself_alone_where_each_has_its_circuit() {
+    for by_tool in [false, true] {
+        let server = ScriptedServer::new();
+        let mut stack = over(&server).circuit_breaker(touchy());
+        if by_tool {
+            stack = stack.circuit_breaker_by_tool();
+        }
+        let stack = stack.build().unwrap();
+        let (service, handles) = (stack.service(), stack.handles());
+        handles.warm_up.as_ref().unwrap().warm_up().await.unwrap();
+        server.script([Answer::Error { code: -32603 }]);
+        assert!(echo(&service).await.is_err());
+
+        let refused = echo(&service).await;
+        let error = refused.unwrap_err();
+        let rejection = error.as_rejection().unwrap();
+        let key = if by_tool { "echo" } else { "scripted" };
+        assert_eq!(rejection.key(), Some(key));
+        let other = service.clone().oneshot(ToolCall::new("guarded")).await;
+        assert_eq!(reason(&other).is_none(), by_tool, "{other:?}");
+
+        let breaker = handles.circuit_breaker.as_ref().unwrap();
+        let broken = if by_tool {
+            breaker.for_key("echo")
+        } else {
+            breaker.clone()
+        };
+        let state = broken.state();
+        // What the server said is for whoever reads the state, and not in what callers get.
+        let said = state.last_error.unwrap();
+        assert!(state.reason.unwrap().ends_with(&said), "{said}");
+        assert!(!rejection.to_string().contains(&said), "{rejection}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn our_own_refusals_are_nothing_to_breaker_and_health() {
     let server = ScriptedServer::new();
     let quota = RateLimitConfig::builder()
