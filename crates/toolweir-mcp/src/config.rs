@@ -5,7 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     future::Future,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -381,7 +381,6 @@ impl McpServiceBuilder {
             budget: budget.map(|(most, window)| Budget::new(most, window)),
             max_response_bytes: self.max_response_bytes,
             hints: self.hints,
-            said: Mutex::default(),
         };
         let limits = Limits {
             call_timeout: self.call_timeout,

@@ -129,9 +129,13 @@ impl McpHandle {
     }
 
     /// What is known of a tool, from configuration or from the server.
+    ///
+    /// Where each principal has a connection of its own, each has a server of its own too, which says
+    /// what it likes. This is what the principal's own has said; of a handle on all of them it is the
+    /// least repeatable of what those have said that there are.
     #[must_use]
     pub fn hints(&self, tool: &str) -> ToolHints {
-        self.pool.settings.hints(tool)
+        self.pool.hints(self.principal(), tool)
     }
 
     /// Returns once there is a connection. Where each principal has one, and this handle is on none of

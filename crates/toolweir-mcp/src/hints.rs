@@ -42,6 +42,18 @@ impl ToolHints {
     pub const fn is_repeatable(self) -> bool {
         self.read_only || self.idempotent
     }
+
+    /// What holds of either of two tools that go by one name: it is repeatable only where both are.
+    pub(crate) const fn least_repeatable(self, other: Self) -> Self {
+        let read_only = self.read_only && other.read_only;
+        let repeatable = self.is_repeatable() && other.is_repeatable();
+        Self {
+            read_only,
+            // What changes nothing does no more if it is called again, also where it does not say so.
+            idempotent: (self.idempotent && other.idempotent) || (repeatable && !read_only),
+            destructive: self.destructive || other.destructive,
+        }
+    }
 }
 
 impl From<&rmcp::model::ToolAnnotations> for ToolHints {
@@ -104,6 +116,29 @@ mod tests {
             for delivery in [Delivery::Ambiguous, Delivery::Executed] {
                 assert_eq!(may_repeat(delivery, hints), repeatable, "{annotations}");
             }
+        }
+    }
+
+    #[test]
+    fn of_two_tools_the_less_repeatable_one_counts() {
+        let tools = [
+            json!({}),
+            json!({ "readOnlyHint": true }),
+            json!({ "idempotentHint": true }),
+            json!({ "readOnlyHint": true, "idempotentHint": true }),
+            json!({ "destructiveHint": false }),
+            json!({ "idempotentHint": true, "destructiveHint": false }),
+        ];
+        for one in tools.clone().map(said) {
+            for other in tools.clone().map(said) {
+                let both = one.least_repeatable(other);
+                assert_eq!(both, other.least_repeatable(one));
+                let repeatable = one.is_repeatable() && other.is_repeatable();
+                assert_eq!(both.is_repeatable(), repeatable, "{one:?}, {other:?}");
+                assert_eq!(both.read_only, one.read_only && other.read_only);
+                assert_eq!(both.destructive, one.destructive || other.destructive);
+            }
+            assert_eq!(one.least_repeatable(one), one);
         }
     }
 

@@ -2,16 +2,13 @@
 
 use std::{collections::BTreeMap, error::Error, fmt, sync::Arc, time::Duration};
 
-use toolweir_core::{BoxError, BoxFuture, CheckHealth, EnsureFresh, ReportState, WarmUp};
+use toolweir_core::{BoxError, CheckHealth, EnsureFresh, ReportState, WarmUp};
 use tower::util::BoxCloneSyncService;
 
-use crate::{McpService, ToolCall, ToolError, ToolHints, ToolResponse};
+use crate::{McpHandle, McpService, ToolCall, ToolError, ToolHints, ToolResponse};
 
 /// A tool service whatever it is made of: a bare connection, or one behind layers.
 pub type ToolService = BoxCloneSyncService<ToolCall, ToolResponse, ToolError>;
-
-type Hints = Arc<dyn Fn(&str) -> ToolHints + Send + Sync>;
-type Shutdown = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// One server: its service, and what stands beside it.
 #[derive(Clone)]
@@ -21,8 +18,7 @@ pub struct Entry {
     health: Option<Arc<dyn CheckHealth>>,
     token: Option<Arc<dyn EnsureFresh>>,
     warm_up: Option<Arc<dyn WarmUp>>,
-    hints: Hints,
-    shutdown: Shutdown,
+    mcp: McpHandle,
 }
 
 impl Entry {
@@ -35,19 +31,14 @@ impl Entry {
 
     /// `service`, which stands over the connection of `mcp`.
     #[must_use]
-    pub fn new(service: ToolService, mcp: crate::McpHandle) -> Self {
-        let hints = mcp.clone();
+    pub fn new(service: ToolService, mcp: McpHandle) -> Self {
         Self {
             service,
             states: vec![Arc::new(mcp.clone())],
             health: None,
             token: None,
             warm_up: None,
-            hints: Arc::new(move |tool| hints.hints(tool)),
-            shutdown: Arc::new(move |grace| {
-                let mcp = mcp.clone();
-                Box::pin(async move { mcp.shutdown(grace).await })
-            }),
+            mcp,
         }
     }
 
@@ -108,10 +99,21 @@ impl Entry {
         self.warm_up.as_deref()
     }
 
-    /// What is known of a tool's effects.
+    /// What is known of a tool's effects. Where each principal has a connection of its own this is the
+    /// least repeatable of what their servers say; [`hints_for`](Self::hints_for) knows more.
     #[must_use]
     pub fn hints(&self, tool: &str) -> ToolHints {
-        (self.hints)(tool)
+        self.mcp.hints(tool)
+    }
+
+    /// What is known of the effects of a tool that is called for `principal`. Whether that call may be
+    /// repeated is for the principal's own server to say, and for no other's.
+    #[must_use]
+    pub fn hints_for(&self, principal: Option<&str>, tool: &str) -> ToolHints {
+        match principal {
+            Some(principal) => self.mcp.for_principal(principal).hints(tool),
+            None => self.mcp.hints(tool),
+        }
     }
 }
 
@@ -175,7 +177,8 @@ impl ServerRegistry {
     pub async fn shutdown(&self, grace: Duration) {
         let mut ends = tokio::task::JoinSet::new();
         for entry in self.servers.values() {
-            ends.spawn((entry.shutdown)(grace));
+            let mcp = entry.mcp.clone();
+            ends.spawn(async move { mcp.shutdown(grace).await });
         }
         ends.join_all().await;
     }

@@ -6,7 +6,7 @@ use rmcp::{
     Peer, RoleClient, ServiceError,
     model::{PaginatedRequestParams, Tool},
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use toolweir_core::time::saturating_add;
 
 use crate::ToolHints;
@@ -27,11 +27,20 @@ pub(crate) struct Catalogue {
     pub(crate) tools: Arc<Vec<Tool>>,
     /// Until when the server says that it holds; `None` where it does not say.
     pub(crate) until: Option<Instant>,
+    begun: Instant,
+    /// Sees the changes since the reading began.
+    changes: watch::Receiver<()>,
 }
 
 impl Catalogue {
-    /// Reads the list, page by page, as far as its length is within bounds.
-    pub(crate) async fn read(peer: &Peer<RoleClient>) -> Result<Self, ServiceError> {
+    /// Reads the list, page by page, as far as its length is within bounds. It no longer holds when
+    /// there are `changes` from now on.
+    pub(crate) async fn read(
+        peer: &Peer<RoleClient>,
+        mut changes: watch::Receiver<()>,
+    ) -> Result<Self, ServiceError> {
+        let begun = Instant::now();
+        changes.borrow_and_update();
         let mut tools = Vec::new();
         let mut lives = Vec::new();
         let mut cursor = None;
@@ -48,12 +57,20 @@ impl Catalogue {
         Ok(Self {
             tools: Arc::new(tools),
             until: life_of(&lives).map(|life| saturating_add(Instant::now(), life)),
+            begun,
+            changes,
         })
     }
 
     /// Whether it still holds, by the server's own word.
     pub(crate) fn is_fresh(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
+        let unchanged = matches!(self.changes.has_changed(), Ok(false));
+        unchanged && self.until.is_some_and(|until| now < until)
+    }
+
+    /// Whether its reading began later than that of the other.
+    pub(crate) fn is_newer(&self, other: &Self) -> bool {
+        self.begun > other.begun
     }
 
     pub(crate) fn hints(&self) -> Hints {

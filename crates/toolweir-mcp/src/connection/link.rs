@@ -19,7 +19,7 @@ use rmcp::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use toolweir_core::time::saturating_add;
 
@@ -28,9 +28,6 @@ use super::{
     listener::{Client, Listener},
     process::Process,
 };
-
-/// A list of tools that changes again and again is not read more often than this.
-const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// One connection: its client, its process, and what the server says of its tools.
 pub(crate) struct Link {
@@ -47,8 +44,10 @@ pub(crate) struct Link {
     /// Whether [`Link::close`] has come to its end.
     closed: watch::Sender<bool>,
     pub(crate) listener: Listener,
-    /// The tools as last read; `None` until then, and when the server says that they have changed.
+    /// The tools as last read; `None` until then.
     catalogue: Mutex<Option<Catalogue>>,
+    /// Sees every change of the tools that the server tells of since there is this connection.
+    changes: watch::Receiver<()>,
     pub(crate) since: Instant,
     /// Which of the connections it is, counted from one.
     pub(crate) generation: u64,
@@ -80,6 +79,7 @@ impl Link {
             over,
             ending: AtomicBool::new(false),
             closed: watch::Sender::new(false),
+            changes: listener.tools_changed(),
             listener,
             catalogue: Mutex::new(None),
             since: Instant::now(),
@@ -176,12 +176,18 @@ impl Link {
         })
     }
 
-    /// Reads what the server says of its tools, if it says that it has any.
-    pub(crate) async fn read_hints(&self) -> Option<Hints> {
+    /// Reads what the server says of its tools; `None` if it says that it has none.
+    pub(crate) async fn read_hints(&self) -> Result<Option<Hints>, ServiceError> {
         let info = self.peer.peer_info();
-        info.filter(|info| info.capabilities.tools.is_some())?;
-        let catalogue = self.read_catalogue().await.ok()?;
-        Some(catalogue.hints())
+        if info.is_none_or(|info| info.capabilities.tools.is_none()) {
+            return Ok(None);
+        }
+        Ok(Some(self.read_catalogue().await?.hints()))
+    }
+
+    /// The changes that the server tells of since there is this connection.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.clone()
     }
 
     async fn read_catalogue(&self) -> Result<Catalogue, ServiceError> {
@@ -189,8 +195,16 @@ impl Link {
         let mut no_cache = ClientCacheConfig::default();
         no_cache.enabled = false;
         self.peer.set_response_cache_config(no_cache).await;
-        let catalogue = Catalogue::read(&self.peer).await?;
-        *lock(&self.catalogue) = Some(catalogue.clone());
+        let catalogue = Catalogue::read(&self.peer, self.changes()).await?;
+        let mut known = lock(&self.catalogue);
+        // A slow reading that began earlier knows less.
+        if !known
+            .as_ref()
+            .is_some_and(|known| known.is_newer(&catalogue))
+        {
+            *known = Some(catalogue.clone());
+        }
+        drop(known);
         Ok(catalogue)
     }
 
@@ -216,18 +230,20 @@ impl Link {
             let Ok(mut subscription) = peer.listen(changes).await else {
                 return;
             };
+            // Nobody has listened until now.
+            listener.tools_have_changed();
             while let Ok(Some(_)) = subscription.next().await {
                 listener.tools_have_changed();
             }
         })
     }
 
-    /// Returns when the list of tools should be read again: the server says that it has changed, or
-    /// it no longer holds and calls are made.
-    pub(crate) async fn outdated(link: Weak<Self>) {
-        let Some((mut changed, mut calls, until)) = link.upgrade().map(|link| {
+    /// Returns when the list of tools should be read again: there are `changes` that the server tells
+    /// of, or it no longer holds and calls are made.
+    pub(crate) async fn outdated(link: &Weak<Self>, changes: &mut watch::Receiver<()>) {
+        let Some((mut calls, until)) = link.upgrade().map(|link| {
             let until = lock(&link.catalogue).as_ref().and_then(|known| known.until);
-            (link.listener.tools_changed(), link.calls.subscribe(), until)
+            (link.calls.subscribe(), until)
         }) else {
             return pending().await;
         };
@@ -237,19 +253,13 @@ impl Link {
                 Some(until) => sleep_until(until).await,
                 None => pending().await,
             }
-            watch_calls(&link);
+            watch_calls(link);
             let _ = calls.wait_for(|calls| calls.begun != begun).await;
         };
-        // A server that changes its mind all the time is not asked all the time.
-        let pause = sleep(READ_EVERY);
         tokio::select! {
-            said = changed.changed() => if said.is_err() { pending().await },
+            changed = changes.changed() => if changed.is_err() { pending().await },
             () = ends => {}
         }
-        if let Some(link) = link.upgrade() {
-            *lock(&link.catalogue) = None;
-        }
-        pause.await;
     }
 
     /// Ends the connection within `grace`: half of it for the calls under way, then the input is

@@ -30,6 +30,10 @@ use crate::{ToolHints, classify::is_session_lost};
 
 /// A lost connection's process has ended already, or is of no more use.
 const LOST_GRACE: Duration = Duration::from_secs(2);
+/// A list of tools that changes again and again is not read more often than this.
+const READ_EVERY: Duration = Duration::from_secs(5);
+/// After the list of tools could not be read, how long until that is tried again.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// After a subscription has ended, how long until there is another.
 const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// What an end may take beyond its grace, until a killed process is seen to be gone.
@@ -68,23 +72,6 @@ pub(crate) struct Settings {
     pub(crate) max_response_bytes: usize,
     /// What configuration says of tools.
     pub(crate) hints: Hints,
-    /// What the server said of its tools when it was last asked. It outlives the connection, because
-    /// whether a call may be repeated is asked when the connection is lost.
-    pub(crate) said: Mutex<Hints>,
-}
-
-impl Settings {
-    /// What is known of a tool: configuration goes before what the server says.
-    pub(crate) fn hints(&self, tool: &str) -> ToolHints {
-        if let Some(hints) = self.hints.get(tool) {
-            return *hints;
-        }
-        self.said().get(tool).copied().unwrap_or_default()
-    }
-
-    fn said(&self) -> MutexGuard<'_, Hints> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Owns one connection. The last clone of a service or a handle drops it, and with it the server.
@@ -96,6 +83,9 @@ struct Shared {
     settings: Arc<Settings>,
     connector: Connector,
     state: Mutex<State>,
+    /// What the server said of its tools when it was last asked. It outlives the connection, because
+    /// whether a call may be repeated is asked when the connection is lost.
+    said: Mutex<Hints>,
 }
 
 struct State {
@@ -248,12 +238,20 @@ impl Manager {
                 settings,
                 connector,
                 state: Mutex::new(state),
+                said: Mutex::default(),
             }),
         }
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.shared.settings.name
+    }
+
+    /// What is known of a tool: configuration goes before what the server says.
+    pub(crate) fn hints(&self, tool: &str) -> ToolHints {
+        let configured = self.shared.settings.hints.get(tool).copied();
+        let said = || self.shared.said().get(tool).copied();
+        configured.or_else(said).unwrap_or_default()
     }
 
     /// The connection, if there is a live one.
@@ -383,6 +381,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn said(&self) -> MutexGuard<'_, Hints> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The attempt to wait for, started if there is none; or `Err` with what is known already.
     fn join(self: &Arc<Self>) -> Result<watch::Receiver<Told>, Result<Arc<Link>, NoLink>> {
         let (tell, told) = watch::channel(None);
@@ -479,11 +481,14 @@ impl Shared {
         tokio::spawn(async move { link.close(IDLE_GRACE).await });
     }
 
-    /// Reads what the server says of its tools. One that does not answer has said nothing new.
-    async fn read_hints(&self, link: &Link) {
-        if let Some(hints) = link.read_hints().await {
-            *self.settings.said() = hints;
+    /// Reads what the server says of its tools; `false` if it does not answer, which says nothing new.
+    async fn read_hints(&self, link: &Link) -> bool {
+        match link.read_hints().await {
+            Ok(Some(hints)) => *self.said() = hints,
+            Ok(None) => {}
+            Err(_) => return false,
         }
+        true
     }
 }
 
@@ -528,12 +533,28 @@ async fn ends(over: &mut watch::Receiver<bool>) {
 
 /// Reads the list of tools again whenever it is outdated, as long as there is a connection.
 async fn read_on(shared: Weak<Shared>, link: Weak<Link>) {
+    // It has listened since before the first reading, and goes on while it reads: what changes then
+    // is read again.
+    let Some(mut changes) = link.upgrade().map(|link| link.changes()) else {
+        return pending().await;
+    };
+    let mut answered = true;
     loop {
-        Link::outdated(link.clone()).await;
+        // A server that changes its mind all the time is not asked all the time.
+        if answered {
+            let pause = sleep(READ_EVERY);
+            Link::outdated(&link, &mut changes).await;
+            pause.await;
+        } else {
+            sleep(READ_AGAIN_AFTER).await;
+        }
         let (Some(shared), Some(link)) = (shared.upgrade(), link.upgrade()) else {
             return pending().await;
         };
-        let _ = timeout(shared.settings.connect_timeout, shared.read_hints(&link)).await;
+        changes.borrow_and_update();
+        let reading = shared.read_hints(&link);
+        let reading = timeout(shared.settings.connect_timeout, reading).await;
+        answered = reading.unwrap_or(false);
     }
 }
 
@@ -717,7 +738,6 @@ mod tests {
             budget: Some(Budget::new(1, Duration::from_secs(3600))),
             max_response_bytes: 1 << 20,
             hints: HashMap::new(),
-            said: Mutex::default(),
         };
         let server = server.clone();
         let factory = Factory::new(move || {

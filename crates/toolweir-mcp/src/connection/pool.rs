@@ -11,6 +11,7 @@ use tokio::{sync::watch, task::JoinSet};
 use toolweir_core::BoxError;
 
 use super::{Connector, Manager, Settings, manager::Leaving};
+use crate::ToolHints;
 
 /// What a connection that makes room for another has, to end.
 const EVICTED_GRACE: Duration = Duration::from_secs(10);
@@ -145,6 +146,21 @@ impl Pool {
         }
     }
 
+    /// What is known of a tool for `principal`. Where each has a connection of its own, and nobody is
+    /// named, the least repeatable of what their servers say.
+    pub(crate) fn hints(&self, principal: Option<&str>, tool: &str) -> ToolHints {
+        if let Some(configured) = self.settings.hints.get(tool) {
+            return *configured;
+        }
+        if principal.is_some() || !self.is_per_principal() {
+            let manager = self.existing(principal);
+            return manager.map_or_else(ToolHints::default, |manager| manager.hints(tool));
+        }
+        let all = self.all().into_iter();
+        let all = all.map(|(_, manager)| manager.hints(tool));
+        all.reduce(ToolHints::least_repeatable).unwrap_or_default()
+    }
+
     /// Ends every connection, for good, and waits for those that are ending already.
     pub(crate) async fn shut_down(&self, grace: Duration) {
         let (managers, leaving) = match &self.kind {
@@ -255,7 +271,6 @@ mod tests {
             budget: None,
             max_response_bytes: 1 << 20,
             hints: HashMap::new(),
-            said: Mutex::default(),
         };
         let make: Make = Arc::new(|principal| match principal {
             "nobody" => Err("no such user".into()),
