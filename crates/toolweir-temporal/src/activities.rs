@@ -92,7 +92,7 @@ impl ToolActivities {
         let target = failure::Target {
             server: &input.server,
             tool: &input.tool,
-            hints: entry.hints(&input.tool),
+            hints: entry.hints_for(input.principal.as_deref(), &input.tool),
             left: facts.left(input.schedule_to_close_ms.map(Duration::from_millis)),
         };
         failure::map(result, &target).map_err(ActivityError::Application)
