@@ -173,7 +173,7 @@ impl Changing {
 
     async fn silence(&self) {
         if self.shared.silent.load(Ordering::SeqCst) {
-            pending().await
+            pending::<()>().await;
         }
     }
 
