@@ -13,7 +13,8 @@ use crate::Progress;
 /// The key in a request's `_meta` that names the effect meant.
 pub const IDEMPOTENCY_KEY_META: &str = "toolweir/idempotency-key";
 
-/// The key in a request's `_meta` that names on whose behalf the call is made.
+/// The key in a request's `_meta` that names on whose behalf the call is made, where
+/// [`send_principal`](crate::McpServiceBuilder::send_principal) says that the server is to know.
 pub const PRINCIPAL_META: &str = "toolweir/principal";
 
 /// The key that the W3C Trace Context specification gives the caller's position in a trace.
@@ -26,6 +27,7 @@ const TRACESTATE_META: &str = "tracestate";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Marks {
     pub(crate) idempotency_key: bool,
+    pub(crate) principal: bool,
     pub(crate) trace_context: bool,
 }
 
@@ -126,7 +128,8 @@ impl ToolCall {
         self.with(|parts| parts.timeout = Some(timeout))
     }
 
-    /// On whose behalf the call is made: a name, never a secret.
+    /// On whose behalf the call is made: a name, never a secret. The server is not told, unless
+    /// [`send_principal`](crate::McpServiceBuilder::send_principal) says so.
     #[must_use]
     pub fn with_principal(self, principal: impl Into<Arc<str>>) -> Self {
         self.with(|parts| parts.principal = Some(principal.into()))
@@ -253,7 +256,7 @@ impl ToolCall {
                 &parts.idempotency_key,
                 marks.idempotency_key,
             ),
-            (PRINCIPAL_META, &parts.principal, true),
+            (PRINCIPAL_META, &parts.principal, marks.principal),
             (TRACEPARENT_META, &parts.traceparent, marks.trace_context),
             (TRACESTATE_META, &parts.tracestate, marks.trace_context),
         ] {
@@ -409,6 +412,7 @@ mod tests {
 
     const ALL: Marks = Marks {
         idempotency_key: true,
+        principal: true,
         trace_context: true,
     };
 
@@ -433,23 +437,39 @@ mod tests {
     fn each_mark_is_sent_or_not() {
         let call = ToolCall::new("search")
             .with_idempotency_key("k")
+            .with_principal("anna")
             .with_traceparent("p")
             .with_tracestate("s");
-        let only_key = Marks {
-            trace_context: false,
-            ..ALL
-        };
-        let only_trace = Marks {
+        let none = Marks {
             idempotency_key: false,
-            ..ALL
+            principal: false,
+            trace_context: false,
         };
-        assert_eq!(
-            sent(&call, only_key)["_meta"],
-            json!({ "toolweir/idempotency-key": "k" })
-        );
-        assert_eq!(
-            sent(&call, only_trace)["_meta"],
-            json!({ "traceparent": "p", "tracestate": "s" })
-        );
+        assert_eq!(sent(&call, none), json!({ "name": "search" }));
+        for (marks, expected) in [
+            (
+                Marks {
+                    idempotency_key: true,
+                    ..none
+                },
+                json!({ "toolweir/idempotency-key": "k" }),
+            ),
+            (
+                Marks {
+                    principal: true,
+                    ..none
+                },
+                json!({ "toolweir/principal": "anna" }),
+            ),
+            (
+                Marks {
+                    trace_context: true,
+                    ..none
+                },
+                json!({ "traceparent": "p", "tracestate": "s" }),
+            ),
+        ] {
+            assert_eq!(sent(&call, marks)["_meta"], expected);
+        }
     }
 }

@@ -135,6 +135,7 @@ impl McpServiceBuilder {
             max_response_bytes: MAX_RESPONSE_BYTES,
             marks: Marks {
                 idempotency_key: true,
+                principal: false,
                 trace_context: true,
             },
             text_rules: TextRules::none(),
@@ -317,6 +318,14 @@ impl McpServiceBuilder {
     /// Whether a call's idempotency key reaches the server, in `_meta`. By default it does.
     pub const fn send_idempotency_key(mut self, send: bool) -> Self {
         self.marks.idempotency_key = send;
+        self
+    }
+
+    /// Whether the server is told on whose behalf a call is made, in `_meta` as
+    /// [`PRINCIPAL_META`](crate::PRINCIPAL_META). By default it is not: the name is the caller's own, and most
+    /// servers know their user by the credentials of the connection.
+    pub const fn send_principal(mut self, send: bool) -> Self {
+        self.marks.principal = send;
         self
     }
 

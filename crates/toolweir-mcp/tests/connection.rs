@@ -451,18 +451,28 @@ async fn key_and_principal_and_trace_reach_the_server() {
         .with_idempotency_key("anna/t1")
         .with_principal("anna")
         .with_traceparent(trace);
-    let mcp = service(&ScriptedServer::new());
-    let seen: serde_json::Value = mcp.oneshot(meta).await.unwrap().into().unwrap();
+    let server = ScriptedServer::new();
+    let accepting = server.clone();
+    let told = McpService::builder("music").transport(move || {
+        let stream = accepting.connect();
+        async move { Ok(stream) }
+    });
+    let told = told.send_principal(true).build().unwrap();
+    let seen = told.oneshot(meta.clone()).await.unwrap();
+    let seen = seen.structured().unwrap();
     for (key, value) in [
         (toolweir_mcp::IDEMPOTENCY_KEY_META, "anna/t1"),
         (toolweir_mcp::PRINCIPAL_META, "anna"),
         ("traceparent", trace),
     ] {
-        assert!(
-            seen.to_string().contains(&format!("\"{key}\":\"{value}\"")),
-            "{seen}"
-        );
+        assert_eq!(seen[key], value, "{seen}");
     }
+
+    // Who calls is nobody's business, unless somebody says that it is.
+    let seen = service(&server).oneshot(meta).await.unwrap();
+    let seen = seen.structured().unwrap();
+    assert_eq!(seen["traceparent"], trace);
+    assert!(!seen.to_string().contains("principal"), "{seen}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ fn service(most: usize, users: &[&str]) -> (McpService, HashMap<String, Scripted
         let server = known.get(user).cloned();
         async move { Ok(server.ok_or("no such user")?.connect()) }
     });
-    (mcp.build().unwrap(), servers)
+    (mcp.send_principal(true).build().unwrap(), servers)
 }
 
 async fn call(mcp: &McpService, user: &str, tool: &'static str) -> Result<ToolResponse, ToolError> {

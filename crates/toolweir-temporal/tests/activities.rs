@@ -247,17 +247,15 @@ async fn a_tool_that_is_silent_for_too_long_is_given_up_and_one_that_reports_is_
 async fn no_principals_call_goes_over_anothers_connection() {
     let (anna, ben) = (ScriptedServer::new(), ScriptedServer::new());
     let servers = (anna.clone(), ben.clone());
-    let activities = over(McpService::builder("music").transport_per_principal(
-        2,
-        move |principal| {
-            let stream = match principal {
-                "anna" => Ok(servers.0.connect()),
-                "ben" => Ok(servers.1.connect()),
-                nobody => Err(format!("no user {nobody:?}").into()),
-            };
-            async { stream }
-        },
-    ));
+    let builder = McpService::builder("music").transport_per_principal(2, move |principal| {
+        let stream = match principal {
+            "anna" => Ok(servers.0.connect()),
+            "ben" => Ok(servers.1.connect()),
+            nobody => Err(format!("no user {nobody:?}").into()),
+        };
+        async { stream }
+    });
+    let activities = over(builder.send_principal(true));
     for (calls, principal) in ["anna", "ben", "ben", "anna", "ben"].iter().enumerate() {
         let mut input = input("meta", &json!({}));
         input.principal = Some((*principal).to_owned());

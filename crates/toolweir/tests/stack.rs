@@ -63,7 +63,7 @@ impl Two {
             };
             async { connection }
         });
-        ToolStack::builder(mcp.build().unwrap())
+        ToolStack::builder(mcp.send_principal(true).build().unwrap())
     }
 }
 

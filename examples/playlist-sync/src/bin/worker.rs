@@ -147,6 +147,8 @@ fn registry(arguments: &Arguments) -> Result<ServerRegistry> {
         .context("no MCP server given")?;
     let mcp = McpService::builder(MUSIC)
         .stdio(StdioServer::new(program).args(rest))
+        // The server's journal names who calls.
+        .send_principal(true)
         .build()?;
     let entry = if arguments.unprotected {
         Entry::of(mcp)
