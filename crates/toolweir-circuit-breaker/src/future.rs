@@ -67,6 +67,7 @@ where
 {
     type Output = Result<Res, Err>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             KindProj::Dispatched {
@@ -134,6 +135,7 @@ where
 {
     type Output = Result<Res, Err>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             AdmissionKindProj::Admitted { inner } => inner.poll(cx),

@@ -116,7 +116,8 @@ impl Shared {
     }
 }
 
-// Calls. `now` is the present time, where it has been read already.
+// Calls. `now` is the present time, where it has been read already. What is inlined always hands its
+// result over in registers.
 impl Shared {
     #[inline]
     pub(crate) fn admit(&self, now: Option<Instant>) -> Result<Ticket, Refusal> {
