@@ -11,7 +11,9 @@ use std::{
 
 use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
-use toolweir_core::{BoxFuture, Delivery, Reason, Rejection, time::saturating_add};
+use toolweir_core::{
+    BoxFuture, Delivery, Observation, Outcome, Reason, Rejection, time::saturating_add,
+};
 use tower_service::Service;
 
 use crate::{
@@ -274,6 +276,16 @@ pub(crate) fn no_manager(server: &Arc<str>, none: NoManager) -> ToolError {
     })
 }
 
+/// The same, with what is left of the server's pause: the connection keeps it, and some of it is over.
+const fn until(left: Option<Duration>, mut observed: Observation) -> Observation {
+    if let Outcome::Throttled { retry_after } = &mut observed.outcome
+        && left.is_some()
+    {
+        *retry_after = left;
+    }
+    observed
+}
+
 pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
     let refused = |reason| Rejection::new(LAYER, reason).with_key(server.clone());
     let (source, retry_after) = match no_link {
@@ -294,6 +306,7 @@ pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
     };
     let observed = source.as_deref();
     let observed = observed.and_then(|error| of_connect_error(error, SystemTime::now()));
+    let observed = observed.map(|observed| until(retry_after, observed));
     ToolError::Unavailable {
         server: server.clone(),
         retry_after,

@@ -15,7 +15,10 @@ use std::{
 
 use serde_json::json;
 use tokio::{
-    io::{self, AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    io::{
+        self, AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader,
+        DuplexStream, ReadBuf, duplex, split,
+    },
     sync::Semaphore,
     task::{JoinHandle, yield_now},
     time::{Instant, sleep},
@@ -588,5 +591,42 @@ impl AsyncWrite for Deaf {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A server that is over its limit while it is asked to begin.
+async fn overloaded(stream: DuplexStream) {
+    let (read, mut write) = split(stream);
+    let mut lines = BufReader::new(read).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let request: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let error = json!({ "code": -32004, "message": "x", "data": { "retry_after": 60 } });
+        let answer = json!({ "jsonrpc": "2.0", "id": request["id"], "error": error });
+        let _ = write.write_all(format!("{answer}\n").as_bytes()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_handshake_is_not_tried_again_before_its_time() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let count = made.clone();
+    let mcp = McpService::builder("music").transport(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        let (ours, theirs) = duplex(4096);
+        tokio::spawn(overloaded(theirs));
+        async move { Ok(ours) }
+    });
+    let mcp = mcp.build().unwrap();
+    for (sleeps, left, expected) in [(0, 60, 1), (40, 20, 1), (21, 60, 2)] {
+        sleep(Duration::from_secs(sleeps)).await;
+        let error = call(&mcp, "echo").await.unwrap_err();
+        assert!(matches!(error, ToolError::Unavailable { .. }), "{error}");
+        // What is left of it, and the spread: no call begins the pause anew.
+        let wait = error.retry_after().unwrap();
+        assert_eq!(wait.as_secs(), left, "{error}");
+        let outcome = error.observation().outcome;
+        let retry_after = Some(wait);
+        assert_eq!(outcome, Outcome::Throttled { retry_after });
+        assert_eq!(made.load(Ordering::SeqCst), expected);
     }
 }

@@ -10,7 +10,7 @@ use toolweir_core::{Delivery, Outcome};
 use toolweir_mcp::{
     BearerToken, HttpServer, McpService, McpServiceBuilder, ToolCall, ToolError, ToolResponse,
 };
-use toolweir_testkit::mcp::{HttpScriptedServer, ScriptedServer};
+use toolweir_testkit::mcp::{HttpFault, HttpScriptedServer, Posts, ScriptedServer};
 use tower::ServiceExt as _;
 
 fn served() -> (ScriptedServer, HttpScriptedServer) {
@@ -61,6 +61,34 @@ async fn a_token_can_be_replaced_in_use() {
     call(&mcp, "echo").await.unwrap();
     assert_eq!(http.last_bearer().as_deref(), Some("new"));
     assert_eq!(mcp.handle().state().starts, 1);
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_throttled_is_tried_again_when_the_server_said() {
+    for status in [429, 503] {
+        let (_server, http) = served();
+        http.fault(
+            Posts::all(),
+            HttpFault::status(status).with_retry_after("60"),
+        );
+        let mcp = service(HttpServer::new(http.url()));
+        for _ in 0..3 {
+            let error = call(&mcp, "echo").await.unwrap_err();
+            let ToolError::Unavailable {
+                retry_after: Some(wait),
+                ..
+            } = error
+            else {
+                panic!("there is no connection: {error:?}");
+            };
+            // Less what this has taken by now.
+            assert!(wait > Duration::from_secs(30), "{wait:?}");
+            assert!(wait < Duration::from_secs(61), "{wait:?}");
+            let outcome = error.observation().outcome;
+            assert!(matches!(outcome, Outcome::Throttled { .. }), "{outcome:?}");
+        }
+        assert_eq!(http.faults(), 1);
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,10 @@ mod retry_after;
 mod text;
 pub(crate) mod too_large;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rmcp::{ServiceError, service::ClientInitializeError};
 use toolweir_core::{Classify, Delivery, Observation, Outcome, error_text, shown};
@@ -119,6 +122,14 @@ pub(crate) fn of_connect_error(error: &ConnectError, now: SystemTime) -> Option<
     let outcome = observation.outcome;
     let says_more = matches!(outcome, Outcome::Throttled { .. } | Outcome::Unauthorized);
     says_more.then_some(Observation::new(outcome, Delivery::NotSent))
+}
+
+/// For how long a server that throttles a handshake wants to be left alone, by its own word.
+pub(crate) fn pause_asked_for(error: &ConnectError, now: SystemTime) -> Option<Duration> {
+    match of_connect_error(error, now)?.outcome {
+        Outcome::Throttled { retry_after } => retry_after,
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -25,10 +25,16 @@ impl Backoff {
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// No connection was made. `spread` is a random number from 0 to 1.
-    pub(crate) fn failed(&mut self, now: Instant, spread: f64) {
+    /// No connection was made, and the server `asked` for a pause, or did not. `spread` is a random
+    /// number from 0 to 1.
+    pub(crate) fn failed(&mut self, now: Instant, asked: Option<Duration>, spread: f64) {
         self.failures = self.failures.saturating_add(1);
         self.put_off(now, spread);
+        if let Some(pause) = asked {
+            // A little later, so that those who were told the same do not come back together.
+            let pause = pause.saturating_add(FIRST.mul_f64(spread.clamp(0.0, 1.0)));
+            self.not_before = self.not_before.max(Some(saturating_add(now, pause)));
+        }
     }
 
     /// A connection was lost after it had lived for `lived`.
@@ -64,11 +70,11 @@ mod tests {
         let mut backoff = Backoff::default();
         assert_eq!(backoff.wait(now), None);
         for millis in [250, 500, 1000, 2000] {
-            backoff.failed(now, 1.0);
+            backoff.failed(now, None, 1.0);
             assert_eq!(backoff.wait(now), Some(Duration::from_millis(millis)));
         }
         for _ in 0..100 {
-            backoff.failed(now, 1.0);
+            backoff.failed(now, None, 1.0);
         }
         assert_eq!(backoff.wait(now), Some(LONGEST));
         assert_eq!(backoff.wait(now + LONGEST), None);
@@ -82,7 +88,7 @@ mod tests {
             let (mut now, mut backoff) = (begun, Backoff::default());
             let mut failures = 0;
             while now - begun < Duration::from_secs(600) {
-                backoff.failed(now, spread);
+                backoff.failed(now, None, spread);
                 failures += 1;
                 now += backoff.wait(now).unwrap();
             }
@@ -92,10 +98,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_s_own_pause_is_kept_where_it_is_longer() {
+        let (now, pause) = (Instant::now(), Duration::from_secs(60));
+        for spread in [0.0, 0.5, 1.0] {
+            let mut backoff = Backoff::default();
+            backoff.failed(now, Some(pause), spread);
+            let wait = backoff.wait(now).unwrap();
+            assert!(wait >= pause && wait <= pause + FIRST, "{wait:?}");
+            // And it is one failure, as any other.
+            backoff.failed(now + wait, None, 1.0);
+            let next = backoff.wait(now + wait);
+            assert_eq!(next, Some(FIRST * 2));
+        }
+        let mut backoff = Backoff::default();
+        for _ in 0..10 {
+            backoff.failed(now, Some(Duration::from_millis(1)), 1.0);
+        }
+        assert_eq!(backoff.wait(now), Some(LONGEST));
+        backoff.failed(now, Some(Duration::MAX), 1.0);
+        assert!(backoff.wait(now) > Some(LONGEST));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_steady_connection_clears_the_past() {
         let now = Instant::now();
         let mut backoff = Backoff::default();
-        backoff.failed(now, 0.0);
+        backoff.failed(now, None, 0.0);
         backoff.lost(now, STEADY, 0.0);
         assert_eq!(backoff.wait(now), None);
     }

@@ -6,7 +6,7 @@ use std::{
     future::pending,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rmcp::ServiceError;
@@ -26,7 +26,10 @@ use super::{
     is_loss,
     listener::Listener,
 };
-use crate::{ToolHints, classify::is_session_lost};
+use crate::{
+    ToolHints,
+    classify::{is_session_lost, pause_asked_for},
+};
 
 /// A lost connection's process has ended already, or is of no more use.
 const LOST_GRACE: Duration = Duration::from_secs(2);
@@ -677,12 +680,13 @@ impl Attempt {
     }
 
     fn failed(&self, error: Arc<ConnectError>) {
+        let asked = pause_asked_for(&error, SystemTime::now());
         let mut state = self.shared.lock();
         if !self.is_current(&state) {
             return;
         }
         let now = Instant::now();
-        state.backoff.failed(now, fastrand::f64());
+        state.backoff.failed(now, asked, fastrand::f64());
         state.failed = true;
         let wait = state.backoff.wait(now);
         state.last_error = Some(error.clone());
