@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use toolweir_core::ConfigError;
 
+/// The most permits that can be configured.
+const MOST_PERMITS: usize = 10_000_000;
+
 /// The longest queue that can be configured.
 const LONGEST_QUEUE: usize = 100_000;
 
@@ -21,7 +24,7 @@ const LONGEST_QUEUE: usize = 100_000;
 ///     .expect("all values are in range");
 ///
 /// let error = SemaphoreConfig::builder().permits(0).build().unwrap_err();
-/// assert_eq!(error.to_string(), "`permits` must be at least 1, but is 0");
+/// assert_eq!(error.to_string(), "`permits` must be from 1 to 10000000, but is 0");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SemaphoreConfig {
@@ -55,7 +58,7 @@ impl Default for SemaphoreConfig {
 pub struct SemaphoreConfigBuilder(SemaphoreConfig);
 
 impl SemaphoreConfigBuilder {
-    /// How many calls may be under way at once: at least 1, by default 10.
+    /// How many calls may be under way at once: 1 to 10,000,000, by default 10.
     ///
     /// [`SemaphoreHandle::resize`](crate::SemaphoreHandle::resize) changes it later.
     pub const fn permits(mut self, permits: usize) -> Self {
@@ -106,10 +109,11 @@ impl SemaphoreConfigBuilder {
     }
 }
 
-/// No permits would stop every call for ever: that is the work of a breaker that is held open.
+/// No permits at all would stop every call for ever: that is the work of a breaker that is held open.
 pub(crate) fn check_permits(permits: usize) -> Result<(), ConfigError> {
-    if permits == 0 {
-        return Err(ConfigError::new("permits", permits, "at least 1"));
+    if permits == 0 || permits > MOST_PERMITS {
+        let allowed = format!("from 1 to {MOST_PERMITS}");
+        return Err(ConfigError::new("permits", permits, allowed));
     }
     Ok(())
 }
@@ -129,7 +133,11 @@ mod tests {
         let cases = [
             (
                 SemaphoreConfig::builder().permits(0),
-                "`permits` must be at least 1, but is 0",
+                "`permits` must be from 1 to 10000000, but is 0",
+            ),
+            (
+                SemaphoreConfig::builder().permits(10_000_001),
+                "`permits` must be from 1 to 10000000, but is 10000001",
             ),
             (
                 SemaphoreConfig::builder().max_queue(100_001),

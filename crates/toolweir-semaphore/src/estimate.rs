@@ -62,6 +62,11 @@ impl Holds {
         self.seen
     }
 
+    /// The mean, however old it is.
+    pub(crate) const fn last_mean(&self) -> Duration {
+        Duration::from_nanos(self.mean)
+    }
+
     /// The mean, where enough has been seen and not too long ago.
     pub(crate) fn mean(&self, now: Instant) -> Option<Duration> {
         self.is_evidence(now)

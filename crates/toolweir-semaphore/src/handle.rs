@@ -61,7 +61,7 @@ impl SemaphoreHandle {
     ///
     /// # Errors
     ///
-    /// At least 1 permit must be left.
+    /// There may be 1 to 10,000,000 permits.
     pub fn resize(&self, permits: usize) -> Result<(), ConfigError> {
         check_permits(permits)?;
         self.shared.resize(permits);

@@ -3,6 +3,7 @@
 mod config;
 mod estimate;
 mod future;
+mod gate;
 mod handle;
 mod keys;
 mod layer;

@@ -1,6 +1,7 @@
 //! What every layer, service and handle of one semaphore shares, and the guards that it gives out.
 
 use std::{
+    ops::{Deref, DerefMut},
     sync::PoisonError,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -11,6 +12,7 @@ use toolweir_core::Reason;
 
 use crate::{
     SemaphoreConfig,
+    gate::Gate,
     keys::Name,
     limit::Limit,
     queue::Place,
@@ -20,6 +22,7 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Shared {
+    gate: Gate,
     permits: Mutex<Permits>,
     config: SemaphoreConfig,
 }
@@ -33,10 +36,14 @@ pub(crate) enum Entered {
 
 impl Shared {
     pub(crate) fn new(config: SemaphoreConfig) -> Self {
-        Self {
+        let shared = Self {
+            gate: Gate::new(),
             permits: Mutex::new(Permits::new(&config, Instant::now())),
             config,
-        }
+        };
+        // The gate opens when the lock is let go.
+        drop(shared.lock());
+        shared
     }
 
     pub(crate) const fn max_wait(&self) -> Duration {
@@ -45,9 +52,16 @@ impl Shared {
 
     /// A permit, if one is free and no key need be looked at.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        if self.config.max_per_key.is_some() {
-            return None;
+        match self.gate.enter() {
+            Some(is_measured) => {
+                let since = is_measured.then(Instant::now);
+                Some(self.permit(Held::passed(since)))
+            }
+            None => self.try_acquire_locked(),
         }
+    }
+
+    fn try_acquire_locked(self: &Arc<Self>) -> Option<Permit> {
         let mut permits = self.lock();
         let now = permits.wants_time().then(Instant::now);
         let held = permits.try_acquire(now)?;
@@ -100,6 +114,9 @@ impl Shared {
     }
 
     fn release(&self, held: Held) {
+        if held.is_plain() && self.gate.exit() {
+            return;
+        }
         let mut permits = self.lock();
         let wants_time = held.is_measured() || permits.has_queue();
         let next = permits.release(held, wants_time.then(Instant::now));
@@ -115,9 +132,42 @@ impl Shared {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Permits> {
+    fn lock(&self) -> Locked<'_> {
         // No foreign code runs under the lock, so a poisoned state is a whole one.
-        self.permits.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        permits.catch_up(self.gate.close());
+        Locked {
+            gate: &self.gate,
+            permits,
+        }
+    }
+}
+
+/// The whole state, under the lock and with the gate closed.
+struct Locked<'s> {
+    gate: &'s Gate,
+    permits: MutexGuard<'s, Permits>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Permits;
+
+    fn deref(&self) -> &Permits {
+        &self.permits
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Permits {
+        &mut self.permits
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let permits = &self.permits;
+        self.gate
+            .open(permits.pass(), permits.is_open(), permits.measures_all());
     }
 }
 

@@ -15,6 +15,7 @@ use toolweir_core::Reason;
 use crate::{
     SemaphoreConfig,
     estimate::{Holds, Need},
+    gate::{NUMBERS, Pass, is_measured},
     keys::{KeyId, Name},
     limit::Limit,
     queue::{FairQueue, Place, Share, Standing},
@@ -23,9 +24,12 @@ use crate::{
 /// The layer's name, in rejections and reports.
 pub(crate) const LAYER: &str = "semaphore";
 
-/// How many times are measured before it is only one call in so many that is.
-const MEASURE_ALL: u32 = 32;
-const MEASURE_ONE_IN: u32 = 17;
+/// How many times are measured before it is only one call in so many that is. In a model none need
+/// be: what has to be right there is the way past the lock.
+const MEASURE_ALL: u32 = if cfg!(toolweir_loom) { 0 } else { 32 };
+
+/// From which mean hold on it matters when the last permit was taken.
+const LONG: Duration = Duration::from_millis(1);
 
 /// The permits and the queue for them.
 ///
@@ -40,10 +44,9 @@ pub(crate) struct Permits {
     in_flight: usize,
     queue: FairQueue,
     holds: Holds,
-    /// When the last permit was taken, if that is known. It is where somebody waits.
+    /// When the last permit was taken, if that is known. It is where somebody waits and permits are
+    /// held long.
     last_taken: Option<Instant>,
-    /// How many calls pass until one is measured.
-    until_measured: u32,
     marks: Marks,
     admitted: u64,
     rejected: u64,
@@ -122,15 +125,15 @@ pub(crate) struct Figures {
 
 impl Permits {
     pub(crate) fn new(config: &SemaphoreConfig, now: Instant) -> Self {
+        let most = config.max_per_key.unwrap_or(usize::MAX);
         Self {
             permits: config.permits,
             max_queue: config.max_queue,
             max_per_key: config.max_per_key,
             in_flight: 0,
-            queue: FairQueue::new(config.max_per_key.unwrap_or(usize::MAX)),
+            queue: FairQueue::new(most),
             holds: Holds::default(),
             last_taken: None,
-            until_measured: 0,
             marks: Marks {
                 in_flight: 0,
                 queued: 0,
@@ -142,10 +145,41 @@ impl Permits {
         }
     }
 
-    /// Whether the time matters to what is done next: to a call that takes the last permit, because
-    /// the next one waits from then on, and to a measured one.
-    pub(crate) const fn wants_time(&self) -> bool {
-        self.until_measured == 0 || self.in_flight + 1 >= self.permits
+    /// What calls have done that went past, up to now.
+    pub(crate) fn catch_up(&mut self, pass: Pass) {
+        self.in_flight = usize::try_from(pass.in_flight).unwrap_or(usize::MAX);
+        self.admitted = self.admitted / NUMBERS * NUMBERS + pass.number;
+    }
+
+    /// What further ones may do that go past: anything that changes no more than the two figures.
+    /// Not a new high-water mark, and not the last permit where it matters when it was taken.
+    pub(crate) fn pass(&self) -> Pass {
+        let plain = self.permits - usize::from(self.times_last_permit());
+        Pass {
+            in_flight: figure(self.in_flight),
+            ceiling: figure(plain.min(self.marks.in_flight)),
+            number: self.admitted % NUMBERS,
+        }
+    }
+
+    /// Whether calls may go past at all: not where others wait, and not where keys are counted.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.queue.len() == 0 && self.max_per_key.is_none()
+    }
+
+    /// Whether all calls are measured, because few have been.
+    pub(crate) const fn measures_all(&self) -> bool {
+        self.holds.seen() < MEASURE_ALL
+    }
+
+    /// Whether the time matters to a call that takes a permit now.
+    pub(crate) fn wants_time(&self) -> bool {
+        let is_last = self.in_flight + 1 >= self.permits;
+        self.measures_all() || is_measured(self.admitted) || is_last && self.times_last_permit()
+    }
+
+    fn times_last_permit(&self) -> bool {
+        self.holds.last_mean() >= LONG
     }
 
     /// Whether anybody waits.
@@ -153,22 +187,15 @@ impl Permits {
         self.queue.len() > 0
     }
 
-    /// Takes a permit if one is free, for no key.
+    /// Takes a permit if one is free, for no key, where keys are not counted.
     pub(crate) fn try_acquire(&mut self, now: Option<Instant>) -> Option<Held> {
-        if self.in_flight >= self.permits {
+        if self.in_flight >= self.permits || self.max_per_key.is_some() {
             return None;
         }
-        self.take(now);
-        if self.until_measured > 0 {
-            self.until_measured -= 1;
-            return Some(Held::default());
-        }
-        let all = self.holds.seen() < MEASURE_ALL;
-        self.until_measured = if all { 0 } else { MEASURE_ONE_IN - 1 };
-        Some(Held {
-            key: None,
-            since: now,
-        })
+        let is_measured = self.measures_all() || is_measured(self.admitted);
+        let is_last = self.in_flight + 1 == self.permits;
+        self.take(now.filter(|_| is_last && self.times_last_permit()));
+        Some(Held::passed(now.filter(|_| is_measured)))
     }
 
     /// Takes a permit, or else a place, if the wait can end in time.
@@ -386,8 +413,22 @@ impl Held {
         }
     }
 
+    /// A permit of a call that went past.
+    pub(crate) const fn passed(since: Option<Instant>) -> Self {
+        Self { key: None, since }
+    }
+
     /// Whether the time is wanted when it is given back.
     pub(crate) const fn is_measured(self) -> bool {
         self.since.is_some()
     }
+
+    /// Whether nothing need be known of it when it is given back.
+    pub(crate) const fn is_plain(self) -> bool {
+        self.since.is_none() && self.key.is_none()
+    }
+}
+
+fn figure(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }

@@ -56,8 +56,6 @@ pub(crate) struct Model {
     /// All holds that were ever measured, in nanoseconds, and when the last one ended.
     holds: Vec<u64>,
     last_hold: u64,
-    /// How many calls that find a permit pass before one is measured.
-    unmeasured: u32,
     last_taken: Option<u64>,
     /// When each key last took a permit that is counted for it.
     taken: Vec<(Key, u64)>,
@@ -83,7 +81,6 @@ impl Model {
             at_server: Vec::new(),
             holds: Vec::new(),
             last_hold: 0,
-            unmeasured: 0,
             last_taken: None,
             taken: Vec::new(),
             turns: Vec::new(),
@@ -212,16 +209,15 @@ impl Model {
             self.know(entry.key);
             return;
         }
-        // The time is read for the last permit, and for a call that is measured.
         let is_last = self.in_flight() + 1 == self.numbers.permits;
         let before = self.last_taken;
-        self.take(entry.key, false);
-        if self.unmeasured == 0 {
+        if self.holds.len() < 32 || self.admitted.is_multiple_of(61) {
             entry.held = Some(self.now);
-            self.unmeasured = if self.holds.len() < 32 { 0 } else { 16 };
-        } else {
-            self.unmeasured -= 1;
-            self.last_taken = if is_last { self.last_taken } else { before };
+        }
+        self.take(entry.key, false);
+        // It matters where permits are held for a millisecond and longer.
+        if !is_last || self.moving().is_none_or(|(mean, _)| mean < NANOS) {
+            self.last_taken = before;
         }
     }
 
@@ -253,17 +249,22 @@ impl Model {
         None
     }
 
-    /// Mean and mean deviation, in nanoseconds.
+    /// Mean and mean deviation, in nanoseconds, where they say anything.
     fn hold(&self) -> Option<(u64, u64)> {
+        let (mean, deviation) = self.moving()?;
+        let fresh = (60_000 * NANOS).max(8 * mean);
+        let age = (self.now - self.last_hold).saturating_mul(NANOS);
+        (self.holds.len() >= 4 && age <= fresh).then_some((mean, deviation))
+    }
+
+    fn moving(&self) -> Option<(u64, u64)> {
         let (first, rest) = self.holds.split_first()?;
         let (mut mean, mut deviation) = (*first, *first / 2);
         for hold in rest {
             deviation = deviation - deviation / 4 + mean.abs_diff(*hold) / 4;
             mean = mean - mean / 8 + hold / 8;
         }
-        let fresh = (60_000 * NANOS).max(8 * mean);
-        let age = (self.now - self.last_hold).saturating_mul(NANOS);
-        (self.holds.len() >= 4 && age <= fresh).then_some((mean, deviation))
+        Some((mean, deviation))
     }
 
     /// How many calls go before a new one of `key`'s: gives out permits until it has one. What its
