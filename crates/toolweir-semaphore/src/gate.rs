@@ -11,7 +11,7 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 pub(crate) const MOST: u64 = (1 << 24) - 1;
 
 /// One call in so many is measured.
-pub(crate) const MEASURE_ONE_IN: u64 = 61;
+pub(crate) const MEASURE_ONE_IN: u64 = 127;
 
 /// The numbers of calls that the word has room for. Beyond it the state counts.
 pub(crate) const NUMBERS: u64 = 1 << 15;
@@ -189,9 +189,9 @@ mod tests {
     }
 
     #[test]
-    fn one_call_in_sixty_one_is_measured() {
+    fn one_call_in_so_many_is_measured() {
         let gate = open(0, 1, 0);
-        let measured = (0..610).filter(|_| {
+        let measured = (0..1270).filter(|_| {
             let measured = gate.enter();
             assert!(gate.exit());
             measured.unwrap()

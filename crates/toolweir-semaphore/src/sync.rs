@@ -1,13 +1,16 @@
-//! What threads share, from the standard library or, to be checked, from loom.
+//! What threads share, from the standard library or, where a model checks it, from loom. The pointer
+//! to it is the standard library's in both, because methods are called through it.
+
+pub(crate) use std::sync::Arc;
 
 #[cfg(not(toolweir_loom))]
 pub(crate) use std::sync::{
-    Arc, Mutex, MutexGuard,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 #[cfg(toolweir_loom)]
 pub(crate) use loom::sync::{
-    Arc, Mutex, MutexGuard,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };

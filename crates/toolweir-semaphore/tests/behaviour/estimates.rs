@@ -109,8 +109,8 @@ async fn one_slow_call_is_no_evidence() {
 async fn a_server_that_has_become_quick_is_believed_soon() {
     let mut rig = rig(1);
     rig.past(100, 10 * HOLD).await;
-    // Of the calls that find a permit free one in sixty-one is measured.
-    rig.past(6 * 61, 10 * MILLI).await;
+    // Of the calls that find a permit free one in 127 is measured.
+    rig.past(6 * 127, 10 * MILLI).await;
     let _holder = rig.pending(0);
     let mut call = rig.within(None, 20 * MILLI);
     assert_eq!(call.poll(), Progress::Pending);

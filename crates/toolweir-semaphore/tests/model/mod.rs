@@ -211,7 +211,7 @@ impl Model {
         }
         let is_last = self.in_flight() + 1 == self.numbers.permits;
         let before = self.last_taken;
-        if self.holds.len() < 32 || self.admitted.is_multiple_of(61) {
+        if self.holds.len() < 32 || self.admitted.is_multiple_of(127) {
             entry.held = Some(self.now);
         }
         self.take(entry.key, false);
