@@ -437,6 +437,30 @@ mod half_open {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn fewer_slow_probes_than_the_threshold_do_not_keep_it_open() {
+        let mut rig = rig(config()
+            .slow_call_duration_threshold(secs(10))
+            .slow_call_rate_threshold(51));
+        rig.trip_and_wait().await;
+        rig.answer(1, Answer::Success);
+        let slow = rig.pass();
+        advance(secs(10)).await;
+        slow.answer(Answer::Success);
+        assert_eq!(rig.circuit(), Circuit::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_is_out_until_its_lease_ends() {
+        let mut rig = rig(config());
+        rig.trip_and_wait().await;
+        let _hung = rig.pass();
+        advance(LEASE - MILLI).await;
+        assert_eq!(rig.handle.state().probes.out, 1);
+        advance(MILLI).await;
+        assert_eq!(rig.handle.state().probes.out, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn panicking_probes_open_it_and_leak_no_slot() {
         let mut rig = rig(config());
         rig.trip_and_wait().await;
@@ -877,7 +901,7 @@ mod operator {
 }
 
 mod last_error {
-    use toolweir_core::{ErrText, Reason, Rejection};
+    use toolweir_core::{Delivery, ErrText, Observation, Outcome, Reason, Rejection};
 
     use super::*;
 
@@ -934,6 +958,29 @@ mod last_error {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_pause_is_not_put_down_to_it() {
+        let throttled = |result: Result<&(), &BoxError>| match result {
+            Ok(()) => Observation::new(
+                Outcome::Throttled {
+                    retry_after: Some(secs(7)),
+                },
+                Delivery::NotSent,
+            ),
+            Err(_) => Observation::new(Outcome::Failure, Delivery::Ambiguous),
+        };
+        let layer = CircuitBreakerLayer::new(config().build().unwrap())
+            .with_classifier(ErrText::of(throttled));
+        after(&layer, failures(&["one"]));
+        after(&layer, vec![Ok(())]);
+        let state = layer.handle().state();
+        assert_eq!(state.last_error.as_deref(), Some("one"));
+        assert_eq!(
+            state.reason.as_deref(),
+            Some("the server asked for a pause")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn no_rejection_and_no_report_has_it() {
         let layer = layer();
         after(&layer, failures(&["token=hunter2"; 5]));
@@ -986,7 +1033,7 @@ mod last_error {
         struct Counts(std::rc::Rc<std::cell::Cell<u32>>);
 
         impl toolweir_core::Classify<(), BoxError> for Counts {
-            fn classify(&self, result: Result<&(), &BoxError>) -> toolweir_core::Observation {
+            fn classify(&self, result: Result<&(), &BoxError>) -> Observation {
                 toolweir_core::ErrIsFailure.classify(result)
             }
 
