@@ -41,7 +41,13 @@ enum Step {
 const MUTATED: [(&str, &[&str]); 3] = [
     (
         "toolweir-circuit-breaker",
-        &["state.rs", "window/*.rs", "probes.rs", "keys.rs"],
+        &[
+            "state.rs",
+            "window/*.rs",
+            "probes.rs",
+            "keys.rs",
+            "refusal.rs",
+        ],
     ),
     (
         "toolweir-semaphore",

@@ -51,8 +51,8 @@ impl CountWindow {
         let word = &mut self.words[self.next / VOTES_IN_A_WORD];
         let shift = self.next % VOTES_IN_A_WORD * 2;
         let old = *word >> shift;
-        let bits = u64::from(vote.failure) | u64::from(vote.slow) << 1;
-        *word = *word & !(0b11 << shift) | bits << shift;
+        let bits = u64::from(vote.failure) + 2 * u64::from(vote.slow);
+        *word = (*word & !(0b11 << shift)) + (bits << shift);
         Vote {
             failure: old & 0b01 != 0,
             slow: old & 0b10 != 0,
