@@ -1118,6 +1118,12 @@ mod threads {
 mod events {
     use super::*;
 
+    #[test]
+    fn what_is_printed_is_the_stable_word() {
+        assert_eq!(Circuit::HalfOpen.to_string(), "half-open");
+        assert_eq!(Cause::ProbesSucceeded.to_string(), "probes-succeeded");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_listener_gets_each_transition_in_order() {
         let mut rig = rig(config());
