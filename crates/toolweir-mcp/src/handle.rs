@@ -1,10 +1,17 @@
 //! Reading and operating a connection.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use rmcp::model::{ClientRequest, PingRequest, Tool};
+use rmcp::{
+    Peer, RoleClient, ServiceError,
+    model::{ClientRequest, PingRequest, Tool},
+};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use toolweir_core::{
     Delivery, ReportState, StateReport,
     time::{millis, millis_ceil},
@@ -12,17 +19,20 @@ use toolweir_core::{
 
 use crate::{
     ToolError, ToolHints,
-    connection::{Link, Manager, NoLink, Pool},
+    connection::{Link, Manager, NoLink, NoManager, Pool, Snapshot},
     request,
     service::{LAYER, no_manager, unavailable},
 };
+
+/// So many connections are asked for a sign of life at once.
+const MOST_PINGS: usize = 16;
 
 /// Reads a connection's state and operates it. Cheap to clone; clones share the connection.
 ///
 /// Where each principal has a connection of its own, this handle stands for all of them:
 /// [`states`](Self::states) lists them, [`restart`](Self::restart), [`reset`](Self::reset) and
 /// [`shutdown`](Self::shutdown) operate them all, and [`for_principal`](Self::for_principal) is the
-/// handle on one.
+/// handle on one. Nothing but a call keeps a connection from making room for another's.
 #[derive(Clone)]
 pub struct McpHandle {
     pub(crate) pool: Arc<Pool>,
@@ -87,21 +97,19 @@ impl McpHandle {
     /// The connection's state, all of one moment. One that nobody has asked for yet is not connected.
     #[must_use]
     pub fn state(&self) -> McpState {
-        let manager = self.pool.existing(self.principal());
-        self.state_of(self.principal(), manager.as_deref())
+        self.state_of(self.principal(), self.pool.snapshot(self.principal()))
     }
 
     /// The states of all connections there are.
     #[must_use]
     pub fn states(&self) -> Vec<McpState> {
         let all = self.pool.all().into_iter();
-        all.map(|(principal, manager)| self.state_of(principal.as_deref(), Some(&manager)))
+        all.map(|(principal, manager)| self.state_of(principal.as_deref(), manager.snapshot()))
             .collect()
     }
 
-    fn state_of(&self, principal: Option<&str>, manager: Option<&Manager>) -> McpState {
+    fn state_of(&self, principal: Option<&str>, snapshot: Snapshot) -> McpState {
         let now = Instant::now();
-        let snapshot = manager.map(Manager::snapshot).unwrap_or_default();
         let link = snapshot.link.as_ref();
         McpState {
             server: self.server().to_owned(),
@@ -145,37 +153,56 @@ impl McpHandle {
     ///
     /// As a call: the server cannot be reached, or was shut down.
     pub async fn connect(&self) -> Result<(), ToolError> {
-        if !self.stands_for_all() {
-            self.link().await?;
+        if self.stands_for_all() {
+            return self.not_shut_down();
         }
+        self.link().await?;
         Ok(())
     }
 
     /// Asks the server for a sign of life, which costs no quota. It connects if need be. A handle on
-    /// all principals' connections asks those that are there.
+    /// all principals' connections asks those that are there, several at once; none of them is kept by
+    /// this from making room for another.
     ///
     /// # Errors
     ///
-    /// There is no connection, or it fails. Bring a timeout: a server that hangs does not answer.
+    /// There is no connection, or it fails. Of several all are asked, and one that fails is an error.
+    /// Bring a timeout: a server that hangs does not answer.
     pub async fn ping(&self) -> Result<(), ToolError> {
         if self.stands_for_all() {
-            for (_, manager) in self.pool.all() {
-                if let Some(link) = manager.live() {
-                    self.ping_over(&manager, &link).await?;
-                }
-            }
-            return Ok(());
+            return self.ping_all().await;
         }
         let (manager, link) = self.link().await?;
-        self.ping_over(&manager, &link).await
+        let ping = Ping::new(&manager, &link);
+        drop((manager, link));
+        let answer = ping.ask().await;
+        answer.map_err(|error| self.transport(error))
     }
 
-    async fn ping_over(&self, manager: &Manager, link: &Link) -> Result<(), ToolError> {
-        let ping = ClientRequest::PingRequest(PingRequest::default());
-        match request::ask(link.peer(), ping).await {
-            // A server that knows no ping has answered.
-            Ok(_) | Err(rmcp::ServiceError::McpError(_)) => Ok(()),
-            Err(error) => Err(self.transport(manager, link, error)),
+    async fn ping_all(&self) -> Result<(), ToolError> {
+        self.not_shut_down()?;
+        let live = self.pool.all().into_iter();
+        let live = live.filter_map(|(_, manager)| Some(Ping::new(&manager, &*manager.live()?)));
+        let mut pings = Vec::from_iter(live).into_iter();
+        let mut asked = JoinSet::new();
+        let mut failed = None;
+        loop {
+            while asked.len() < MOST_PINGS
+                && let Some(ping) = pings.next()
+            {
+                asked.spawn(ping.ask_if_there());
+            }
+            match asked.join_next().await {
+                None => break,
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => failed = failed.or(Some(error)),
+                // It has panicked, which is said, or the runtime ends.
+                Some(Err(_)) => failed = failed.or(Some(ServiceError::TransportClosed)),
+            }
+        }
+        match failed {
+            Some(error) => Err(self.transport(error)),
+            None => self.not_shut_down(),
         }
     }
 
@@ -187,8 +214,10 @@ impl McpHandle {
     /// There is no connection, or it fails.
     pub async fn list_tools(&self) -> Result<Vec<Tool>, ToolError> {
         let (manager, link) = self.link().await?;
-        let tools = link.tools().await;
-        let tools = tools.map_err(|error| self.transport(&manager, &link, error))?;
+        let tools = link.tools().await.map_err(|error| {
+            manager.failed(link.generation, &error);
+            self.transport(error)
+        })?;
         Ok(Arc::unwrap_or_clone(tools))
     }
 
@@ -201,10 +230,11 @@ impl McpHandle {
     ///
     /// A server that cannot renew its token any more is often cured by this.
     pub async fn restart(&self, grace: Duration) {
-        let mut ends = tokio::task::JoinSet::new();
+        let mut ends = JoinSet::new();
         for manager in self.managers() {
             ends.spawn(async move { manager.restart(grace).await });
         }
+        self.pool.forget_failures(self.principal());
         ends.join_all().await;
     }
 
@@ -214,12 +244,22 @@ impl McpHandle {
         for manager in self.managers() {
             manager.reset();
         }
+        self.pool.forget_failures(self.principal());
     }
 
     /// As [`restart`](Self::restart), but for good, and for every principal: later calls are refused.
-    /// It returns when nothing is left, also of a server that a restart or a loss is still ending.
+    /// It returns when nothing is left, also of a server that a restart or a loss is still ending. Once
+    /// begun it goes on, also if it is no longer waited for.
+    ///
+    /// A handle on one principal's connection ends that one and no other, as when its user logs out.
+    /// That is not for good: the principal's next call makes a new one when this one has ended, and it
+    /// makes it from nothing, credentials included, where a restart keeps them. Whoever shall have none
+    /// any more is for the closure to refuse that makes the way for each principal.
     pub async fn shutdown(&self, grace: Duration) {
-        self.pool.shut_down(grace).await;
+        match self.principal() {
+            Some(principal) => self.pool.end_one(principal, grace).await,
+            None => self.pool.shut_down(grace).await,
+        }
     }
 
     fn principal(&self) -> Option<&str> {
@@ -248,13 +288,60 @@ impl McpHandle {
         Ok((manager, link))
     }
 
-    fn transport(&self, manager: &Manager, link: &Link, error: rmcp::ServiceError) -> ToolError {
-        manager.failed(link.generation, &error);
+    fn not_shut_down(&self) -> Result<(), ToolError> {
+        match self.pool.is_shut_down() {
+            true => Err(no_manager(&self.pool.settings.name, NoManager::ShutDown)),
+            false => Ok(()),
+        }
+    }
+
+    fn transport(&self, error: ServiceError) -> ToolError {
         ToolError::Transport {
             server: self.pool.settings.name.clone(),
             delivery: Delivery::Ambiguous,
             source: Arc::new(error),
             observed: None,
+        }
+    }
+}
+
+/// A question to one connection, which keeps neither it nor its manager alive.
+struct Ping {
+    manager: Weak<Manager>,
+    peer: Peer<RoleClient>,
+    generation: u64,
+}
+
+impl Ping {
+    fn new(manager: &Arc<Manager>, link: &Link) -> Self {
+        Self {
+            manager: Arc::downgrade(manager),
+            peer: link.peer().clone(),
+            generation: link.generation,
+        }
+    }
+
+    async fn ask(&self) -> Result<(), ServiceError> {
+        let ping = ClientRequest::PingRequest(PingRequest::default());
+        match request::ask(&self.peer, ping).await {
+            // A server that knows no ping has answered.
+            Ok(_) | Err(ServiceError::McpError(_)) => Ok(()),
+            Err(error) => {
+                if let Some(manager) = self.manager.upgrade() {
+                    manager.failed(self.generation, &error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`ask`](Self::ask), but one that has made room for another meanwhile is no failure.
+    async fn ask_if_there(self) -> Result<(), ServiceError> {
+        let answer = self.ask().await;
+        let manager = self.manager.upgrade();
+        match manager.is_none_or(|manager| manager.is_over()) {
+            true => Ok(()),
+            false => answer,
         }
     }
 }

@@ -178,7 +178,8 @@ impl ServerRegistry {
         let mut ends = tokio::task::JoinSet::new();
         for entry in self.servers.values() {
             let mcp = entry.mcp.clone();
-            ends.spawn(async move { mcp.shutdown(grace).await });
+            // Of an entry for one principal, too: the connections are shared.
+            ends.spawn(async move { mcp.pool.shut_down(grace).await });
         }
         ends.join_all().await;
     }

@@ -129,7 +129,7 @@ async fn exchange(
     call: &mut ToolCall,
 ) -> Result<ToolResponse, ToolError> {
     let name = &pool.settings.name;
-    let manager = pool.manager(call.principal());
+    let manager = pool.lease(call.principal());
     let manager = manager.map_err(|none| no_manager(name, none))?;
     let tool = call.shared_tool().clone();
     let link = match at_once(call, &manager) {
@@ -259,6 +259,7 @@ async fn link(manager: &Manager) -> Result<UnderWay, NoLink> {
 pub(crate) fn no_manager(server: &Arc<str>, none: NoManager) -> ToolError {
     let refused = |reason| Rejection::new(LAYER, reason).with_key(server.clone());
     ToolError::Refused(match none {
+        NoManager::HeldBack(no_link) => return unavailable(server, no_link),
         NoManager::ShutDown => refused(Reason::ShuttingDown),
         NoManager::NoPrincipal => refused(Reason::NoPrincipal)
             .with_detail("each principal has a connection of its own; set `with_principal`"),

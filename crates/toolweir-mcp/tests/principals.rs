@@ -4,16 +4,25 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use serde_json::json;
-use toolweir_core::{AsRejection as _, Reason, Rejection};
-use toolweir_mcp::{McpService, ToolCall, ToolError, ToolResponse};
+use tokio::time::{sleep, timeout};
+use toolweir_core::{AsRejection as _, Reason, Rejection, ReportState as _};
+use toolweir_mcp::{McpService, McpServiceBuilder, ToolCall, ToolError, ToolResponse};
 use toolweir_testkit::mcp::{Answer, ScriptedServer};
 use tower::ServiceExt as _;
 
+type Servers = HashMap<String, ScriptedServer>;
+
 /// A service that reaches a server of its own for each of these users.
-fn service(most: usize, users: &[&str]) -> (McpService, HashMap<String, ScriptedServer>) {
+fn service(most: usize, users: &[&str]) -> (McpService, Servers) {
+    let (builder, servers) = builder(most, users);
+    (builder.build().unwrap(), servers)
+}
+
+fn builder(most: usize, users: &[&str]) -> (McpServiceBuilder, Servers) {
     let servers = users.iter();
-    let servers: HashMap<_, _> = servers
+    let servers: Servers = servers
         .map(|user| ((*user).to_owned(), ScriptedServer::new()))
         .collect();
     let known = Arc::new(servers.clone());
@@ -21,7 +30,7 @@ fn service(most: usize, users: &[&str]) -> (McpService, HashMap<String, Scripted
         let server = known.get(user).cloned();
         async move { Ok(server.ok_or("no such user")?.connect()) }
     });
-    (mcp.send_principal(true).build().unwrap(), servers)
+    (mcp.send_principal(true), servers)
 }
 
 async fn call(mcp: &McpService, user: &str, tool: &'static str) -> Result<ToolResponse, ToolError> {
@@ -149,4 +158,299 @@ async fn the_handle_on_all_pings_those_there_are_and_starts_none() {
     mcp.handle().ping().await.unwrap();
     assert_eq!(servers["anna"].stats().pings, 1);
     assert_eq!(servers["bob"].stats().connections, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_is_told_by_every_handle() {
+    let (mcp, servers) = service(3, &["anna", "bob"]);
+    call(&mcp, "anna", "echo").await.unwrap();
+    let all = mcp.handle();
+    assert!(all.report().ready && !all.state().shut_down);
+    all.shutdown(Duration::from_secs(1)).await;
+    assert!(!all.report().ready && all.state().shut_down);
+    for user in ["anna", "bob"] {
+        let handle = mcp.handle().for_principal(user);
+        assert!(handle.state().shut_down, "{user}");
+        assert!(!handle.report().ready, "{user}");
+        handle.ping().await.unwrap_err();
+        handle.shutdown(Duration::from_secs(1)).await;
+    }
+    all.ping().await.unwrap_err();
+    all.connect().await.unwrap_err();
+    assert_eq!(servers["bob"].stats().connections, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_is_given_up_at_once_goes_on() {
+    let (mcp, servers) = service(3, &["anna", "bob"]);
+    for user in ["anna", "bob"] {
+        call(&mcp, user, "echo").await.unwrap();
+    }
+    let handle = mcp.handle();
+    let shutdown = handle.shutdown(Duration::from_secs(1));
+    assert!(shutdown.now_or_never().is_none(), "it takes a while");
+    for server in servers.values() {
+        server.wait_for(|stats| stats.open_connections == 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_principals_shutdown_is_not_anothers_and_not_for_good() {
+    let (mcp, servers) = service(2, &["anna", "bob"]);
+    for user in ["anna", "bob"] {
+        call(&mcp, user, "echo").await.unwrap();
+    }
+    servers["anna"].script([Answer::Slow { ms: 400 }, Answer::Hang]);
+    let [short, long] = [(); 2].map(|()| {
+        let annas = ToolCall::new("echo").with_principal("anna");
+        tokio::spawn(mcp.clone().oneshot(annas))
+    });
+    servers["anna"].wait_for(|stats| stats.in_flight == 2).await;
+    let anna = mcp.handle().for_principal("anna");
+    anna.shutdown(Duration::from_secs(1)).await;
+    let [short, long] = [short.await.unwrap(), long.await.unwrap()];
+    short.unwrap();
+    assert!(
+        matches!(long, Err(ToolError::ConnectionLost { .. })),
+        "{long:?}"
+    );
+    let closed = servers["anna"].stats();
+    assert_eq!((closed.connections, closed.open_connections), (1, 0));
+    let state = anna.state();
+    assert!(!state.connected && !state.shut_down && anna.report().ready);
+    assert!(mcp.handle().for_principal("bob").state().connected);
+    assert!(!mcp.handle().state().shut_down);
+
+    for user in ["anna", "bob"] {
+        call(&mcp, user, "echo").await.unwrap();
+    }
+    assert_eq!(servers["anna"].stats().connections, 2);
+    assert_eq!(servers["bob"].stats().connections, 1);
+    assert_eq!(anna.state().starts, 2, "its epochs go on");
+    // Nobody is there, and nothing is left to end.
+    mcp.handle()
+        .for_principal("carl")
+        .shutdown(Duration::ZERO)
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_is_no_call_does_not_keep_a_connection() {
+    let (mcp, servers) = service(1, &["anna", "bob"]);
+    call(&mcp, "anna", "echo").await.unwrap();
+    servers["anna"].hang_pings(true);
+    let (anna, all) = (mcp.handle().for_principal("anna"), mcp.handle());
+    let annas = tokio::spawn(async move { anna.ping().await });
+    let alls = tokio::spawn(async move { all.ping().await });
+    servers["anna"].wait_for(|stats| stats.pings == 2).await;
+    call(&mcp, "bob", "echo").await.unwrap();
+    servers["anna"]
+        .wait_for(|stats| stats.open_connections == 0)
+        .await;
+    annas.await.unwrap().unwrap_err();
+    alls.await.unwrap().unwrap();
+    assert!(mcp.handle().for_principal("bob").state().connected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_are_pinged_whatever_the_others_answer() {
+    let users = ["anna", "bob", "carl", "dora"];
+    let (mcp, servers) = service(4, &users);
+    for user in users {
+        call(&mcp, user, "echo").await.unwrap();
+    }
+    let pinged = || servers.values().filter(|server| server.stats().pings == 1);
+    for user in ["anna", "bob", "carl"] {
+        servers[user].hang_pings(true);
+    }
+    let handle = mcp.handle();
+    let ping = tokio::spawn(async move { handle.ping().await });
+    // Three of them hang, and none waits for another.
+    let all = async {
+        while pinged().count() < 4 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), all).await.unwrap();
+    // Two are lost, which is not the end: the third is waited for.
+    for user in ["anna", "bob"] {
+        servers[user].kill_connections();
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert!(!ping.is_finished());
+    servers["carl"].kill_connections();
+    ping.await.unwrap().unwrap_err();
+    assert!(mcp.handle().for_principal("dora").state().connected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_nobody_knows_do_not_push_out_one_after_the_other() {
+    let (mcp, servers) = service(3, &["anna", "bob", "carl"]);
+    for user in ["anna", "bob", "carl"] {
+        call(&mcp, user, "echo").await.unwrap();
+    }
+    for number in 0..20 {
+        let nobody = format!("nobody-{number}");
+        let error = call(&mcp, &nobody, "echo").await.unwrap_err();
+        assert!(matches!(error, ToolError::Unavailable { .. }), "{error}");
+    }
+    sleep(Duration::from_secs(60)).await;
+    for (user, open) in [("anna", 0), ("bob", 1), ("carl", 1)] {
+        assert_eq!(servers[user].stats().open_connections, open, "{user}");
+    }
+    // One of the names has the third place, and makes room first.
+    call(&mcp, "anna", "echo").await.unwrap();
+    for (user, connections) in [("anna", 2), ("bob", 1), ("carl", 1)] {
+        assert_eq!(servers[user].stats().connections, connections, "{user}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn making_room_is_no_way_out_of_the_backoff() {
+    let (mcp, servers) = service(1, &["anna", "bob"]);
+    let (annas, bobs) = (&servers["anna"], &servers["bob"]);
+    annas.refuse_connections(true);
+    let anna = mcp.handle().for_principal("anna");
+    for tries in 1..=4 {
+        let refused = call(&mcp, "anna", "echo").await.unwrap_err();
+        let wait = refused.retry_after().unwrap();
+        // The first time it makes room. After that it takes none, as long as it must wait.
+        call(&mcp, "bob", "echo").await.unwrap();
+        for _ in 0..10 {
+            let refused = call(&mcp, "anna", "echo").await.unwrap_err();
+            assert_eq!(refused.retry_after(), Some(wait));
+        }
+        assert_eq!(annas.stats().refused_connections, tries);
+        assert_eq!(bobs.stats().connections, tries);
+        let state = anna.state();
+        assert!(state.retry_after_ms.is_some() && state.last_error.is_some());
+        assert!(!anna.report().ready);
+        assert!(
+            wait >= Duration::from_millis(125 << (tries - 1)),
+            "{wait:?}"
+        );
+        sleep(wait).await;
+    }
+    call(&mcp, "anna", "echo").await.unwrap_err();
+    call(&mcp, "bob", "echo").await.unwrap();
+    annas.refuse_connections(false);
+    anna.reset();
+    call(&mcp, "anna", "echo").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn making_room_is_no_way_out_of_being_given_up() {
+    let (builder, servers) = builder(1, &["anna", "bob"]);
+    let mcp = builder.restart_budget(1, Duration::from_secs(3600));
+    let mcp = mcp.build().unwrap();
+    servers["anna"].refuse_connections(true);
+    for _ in 0..2 {
+        let refused = call(&mcp, "anna", "echo").await.unwrap_err();
+        // What was taken out of the budget is remembered, too.
+        call(&mcp, "bob", "echo").await.unwrap();
+        sleep(refused.retry_after().unwrap()).await;
+    }
+    for _ in 0..3 {
+        let given_up = call(&mcp, "anna", "echo").await;
+        assert_eq!(reason(given_up), Some(Reason::RestartsSpent));
+        call(&mcp, "bob", "echo").await.unwrap();
+    }
+    let anna = mcp.handle().for_principal("anna");
+    assert!(anna.state().given_up && !anna.report().ready);
+    servers["anna"].refuse_connections(false);
+    anna.restart(Duration::ZERO).await;
+    assert!(!anna.state().given_up);
+    call(&mcp, "anna", "echo").await.unwrap();
+}
+
+#[cfg(unix)]
+mod processes {
+    use nix::{errno::Errno, sys::signal, unistd::Pid};
+    use toolweir_mcp::{McpHandle, StdioServer};
+    use toolweir_testkit::mcp::example_program;
+
+    use super::*;
+
+    /// More than an end takes.
+    const GRACE: Duration = Duration::from_secs(2);
+
+    /// A service whose servers end neither with their input nor when they are asked to: only when they
+    /// are killed.
+    async fn stubborn(users: &[&str]) -> (McpService, Vec<Pid>) {
+        let mcp = McpService::builder("music").stdio_per_principal(users.len(), |_| {
+            let server = StdioServer::new(example_program("misbehaving_server"));
+            Ok(server.args(["--ignore-eof", "--ignore-sigterm"]))
+        });
+        let mcp = mcp.build().unwrap();
+        for user in users {
+            call(&mcp, user, "echo").await.unwrap();
+        }
+        let states = mcp.handle().states().into_iter();
+        let processes = states.map(|state| state.process_id.unwrap());
+        let processes = processes.map(|process| Pid::from_raw(process.try_into().unwrap()));
+        let processes = Vec::from_iter(processes);
+        assert_eq!(processes.len(), users.len());
+        (mcp, processes)
+    }
+
+    fn is_gone(process: &Pid) -> bool {
+        signal::kill(*process, None) == Err(Errno::ESRCH)
+    }
+
+    fn process_of(handle: &McpHandle) -> Pid {
+        Pid::from_raw(handle.state().process_id.unwrap().try_into().unwrap())
+    }
+
+    #[tokio::test]
+    async fn of_two_shutdowns_at_once_both_wait_until_nothing_is_left() {
+        let (mcp, processes) = stubborn(&["anna", "bob", "carl"]).await;
+        let shutdown = || {
+            let (handle, processes) = (mcp.handle(), processes.clone());
+            async move {
+                handle.shutdown(GRACE / 4).await;
+                assert!(processes.iter().all(is_gone));
+            }
+        };
+        tokio::join!(shutdown(), shutdown());
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_after_one_that_was_given_up_leaves_nothing() {
+        let (mcp, processes) = stubborn(&["anna", "bob", "carl"]).await;
+        let handle = mcp.handle();
+        let first = timeout(GRACE / 10, handle.shutdown(GRACE / 2)).await;
+        assert!(first.is_err(), "or this test says nothing");
+        assert!(!processes.iter().any(is_gone), "or this test says nothing");
+        assert!(handle.for_principal("anna").state().shut_down);
+        handle.shutdown(GRACE).await;
+        assert!(processes.iter().all(is_gone));
+    }
+
+    #[tokio::test]
+    async fn one_principals_shutdown_leaves_nothing_of_its_server_and_the_others_alone() {
+        let (mcp, _) = stubborn(&["anna", "bob"]).await;
+        let [anna, bob] = ["anna", "bob"].map(|user| mcp.handle().for_principal(user));
+        let [annas, bobs] = [&anna, &bob].map(process_of);
+        let first = timeout(GRACE / 20, anna.shutdown(GRACE / 2)).await;
+        assert!(first.is_err(), "or this test says nothing");
+        // A call now waits for the end of the process before it.
+        call(&mcp, "anna", "echo").await.unwrap();
+        assert!(is_gone(&annas), "two servers at once");
+        let next = process_of(&anna);
+        anna.shutdown(GRACE / 4).await;
+        assert!(is_gone(&next));
+        assert_eq!(process_of(&bob), bobs);
+        mcp.handle().shutdown(Duration::ZERO).await;
+        assert!(is_gone(&bobs));
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_waits_for_what_has_made_room() {
+        let (mcp, processes) = stubborn(&["anna"]).await;
+        // It has ten seconds to end.
+        call(&mcp, "bob", "echo").await.unwrap();
+        assert!(!processes.iter().any(is_gone), "or this test says nothing");
+        mcp.handle().shutdown(Duration::from_secs(10)).await;
+        assert!(processes.iter().all(is_gone));
+    }
 }

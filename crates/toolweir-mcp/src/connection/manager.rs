@@ -102,7 +102,7 @@ struct State {
     /// How many connections were made.
     made: u64,
     /// What was let go and may not have ended yet.
-    leaving: Vec<Leaving>,
+    leaving: Vec<Weak<Link>>,
     /// All starts of which an attempt or a process is left, be it in use or on its way out.
     starts: Vec<Ended>,
 }
@@ -121,35 +121,37 @@ enum Phase {
     Dormant,
     /// Given up, until somebody resets it.
     Spent,
+    /// For good, because another manager takes its place. What it had is left to a shutdown.
+    LetGo(Option<Arc<Link>>),
     /// For good.
     ShutDown,
 }
 
-/// A connection that is being ended, whatever for.
-#[derive(Clone)]
-pub(super) enum Leaving {
-    Link(Weak<Link>),
-    /// A whole manager, until its sender is dropped.
-    Manager(watch::Receiver<()>),
-}
+/// What a manager knows beside its connection, for the one that takes its place.
+pub(super) struct Past(State);
 
-impl Leaving {
-    fn is_over(&self) -> bool {
-        match self {
-            Self::Manager(end) => end.has_changed().is_err(),
-            Self::Link(link) => link.strong_count() == 0,
+impl Past {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.0.snapshot()
+    }
+
+    pub(super) fn forget_failures(&mut self) {
+        self.0.reset();
+    }
+
+    /// Why nothing may be started now.
+    pub(super) fn holds_back(&self, now: Instant) -> Option<NoLink> {
+        let error = self.0.last_error.as_ref();
+        match (&self.0.phase, self.0.backoff.wait(now), error) {
+            (Phase::Spent, ..) => Some(NoLink::Spent(error.cloned())),
+            (_, wait @ Some(_), Some(error)) => Some(NoLink::Failed(error.clone(), wait)),
+            _ => None,
         }
     }
 
-    pub(super) async fn over(self) {
-        match self {
-            Self::Manager(mut end) => while end.changed().await.is_ok() {},
-            Self::Link(link) => {
-                if let Some(link) = link.upgrade() {
-                    link.closed().await;
-                }
-            }
-        }
+    /// Whether something of it is left.
+    pub(super) fn is_ending(&mut self) -> bool {
+        !self.0.starts().is_empty()
     }
 }
 
@@ -157,11 +159,35 @@ impl State {
     /// Goes into another phase. The one before is the caller's to end.
     fn leave_for(&mut self, next: Phase) -> Phase {
         let old = std::mem::replace(&mut self.phase, next);
-        self.leaving.retain(|leaving| !leaving.is_over());
-        if let Phase::Connected(link) = &old {
-            self.leaving.push(Leaving::Link(Arc::downgrade(link)));
+        self.leaving.retain(|link| link.strong_count() > 0);
+        if let Phase::Connected(link) | Phase::LetGo(Some(link)) = &old {
+            self.leaving.push(Arc::downgrade(link));
         }
         old
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let link = match &self.phase {
+            Phase::Connected(link) if !link.is_closed() => Some(link.clone()),
+            _ => None,
+        };
+        Snapshot {
+            link,
+            connecting: matches!(self.phase, Phase::Connecting { .. }),
+            dormant: matches!(self.phase, Phase::Dormant),
+            spent: matches!(self.phase, Phase::Spent),
+            shut_down: matches!(self.phase, Phase::ShutDown),
+            made: self.made,
+            last_error: self.last_error.clone(),
+            wait: self.backoff.wait(Instant::now()),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.forget_failures();
+        if matches!(self.phase, Phase::Spent) {
+            self.phase = Phase::Idle;
+        }
     }
 
     /// The starts so far of which something is left.
@@ -219,23 +245,22 @@ pub(crate) struct Snapshot {
 }
 
 impl Manager {
-    /// A connection that is made when it is asked for, and not before what is `leaving` has ended.
-    pub(super) fn new(
-        settings: Arc<Settings>,
-        connector: Connector,
-        leaving: Option<Leaving>,
-    ) -> Self {
-        let state = State {
-            phase: Phase::Idle,
-            backoff: Backoff::default(),
-            budget: settings.budget.clone(),
-            failed: false,
-            dialect: Dialect::default(),
-            last_error: None,
-            made: 0,
-            leaving: Vec::from_iter(leaving),
-            starts: Vec::new(),
-        };
+    /// A connection that is made when it is asked for. It takes the place of one with this `past`.
+    pub(super) fn new(settings: Arc<Settings>, connector: Connector, past: Option<Past>) -> Self {
+        let state = past.map_or_else(
+            || State {
+                phase: Phase::Idle,
+                backoff: Backoff::default(),
+                budget: settings.budget.clone(),
+                failed: false,
+                dialect: Dialect::default(),
+                last_error: None,
+                made: 0,
+                leaving: Vec::new(),
+                starts: Vec::new(),
+            },
+            |Past(state)| state,
+        );
         Self {
             shared: Arc::new(Shared {
                 settings,
@@ -294,28 +319,71 @@ impl Manager {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let state = self.shared.lock();
-        let link = match &state.phase {
-            Phase::Connected(link) if !link.is_closed() => Some(link.clone()),
+        self.shared.lock().snapshot()
+    }
+
+    /// Whether there is a connection, or one is being made.
+    pub(super) fn is_connected(&self) -> bool {
+        match &self.shared.lock().phase {
+            Phase::Connected(link) => !link.is_closed(),
+            Phase::Connecting { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it was let go or shut down, and nothing of it is left.
+    pub(super) fn has_ended(&self) -> bool {
+        let mut state = self.shared.lock();
+        let over = matches!(state.phase, Phase::LetGo(None) | Phase::ShutDown);
+        let mut links = state.leaving.iter();
+        over && links.all(|link| link.strong_count() == 0) && state.starts().is_empty()
+    }
+
+    /// Whether it was let go, or shut down.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.shared.lock().phase, Phase::LetGo(_) | Phase::ShutDown)
+    }
+
+    /// Makes no more connections, because another takes its place: with what this returns. What there
+    /// is lives on until a [`shut_down`](Self::shut_down).
+    pub(super) fn let_go(&self) -> Past {
+        // A loss that nobody has seen yet is one.
+        let lost = match &self.shared.lock().phase {
+            Phase::Connected(link) if link.is_closed() => Some(link.generation),
             _ => None,
         };
-        Snapshot {
-            link,
-            connecting: matches!(state.phase, Phase::Connecting { .. }),
-            dormant: matches!(state.phase, Phase::Dormant),
-            spent: matches!(state.phase, Phase::Spent),
-            shut_down: matches!(state.phase, Phase::ShutDown),
-            made: state.made,
-            last_error: state.last_error.clone(),
-            wait: state.backoff.wait(Instant::now()),
+        if let Some(generation) = lost {
+            self.shared.lost(generation);
         }
+        let mut state = self.shared.lock();
+        let old = std::mem::replace(&mut state.phase, Phase::LetGo(None));
+        let phase = match old {
+            Phase::Connected(link) => {
+                state.phase = Phase::LetGo(Some(link));
+                Phase::Idle
+            }
+            Phase::Spent => Phase::Spent,
+            // An attempt is given up with its phase.
+            _ => Phase::Idle,
+        };
+        Past(State {
+            phase,
+            backoff: state.backoff,
+            budget: state.budget.clone(),
+            failed: state.failed,
+            dialect: state.dialect,
+            last_error: state.last_error.clone(),
+            made: state.made,
+            leaving: Vec::new(),
+            starts: state.starts(),
+        })
     }
 
     /// Ends the connection, if there is one. The next call makes another.
     pub(crate) async fn restart(&self, grace: Duration) {
         let (old, starts) = {
             let mut state = self.shared.lock();
-            if matches!(state.phase, Phase::ShutDown) {
+            if matches!(state.phase, Phase::LetGo(_) | Phase::ShutDown) {
                 return;
             }
             state.forget_failures();
@@ -327,11 +395,7 @@ impl Manager {
 
     /// Forgets the failures so far, and what followed from them.
     pub(crate) fn reset(&self) {
-        let mut state = self.shared.lock();
-        state.forget_failures();
-        if matches!(state.phase, Phase::Spent) {
-            state.phase = Phase::Idle;
-        }
+        self.shared.lock().reset();
     }
 
     /// Ends the connection, for good, and waits for what is being ended already: by another who
@@ -343,8 +407,8 @@ impl Manager {
             (old, state.leaving.clone(), state.starts())
         };
         let over = async {
-            for leaving in leaving {
-                leaving.over().await;
+            for link in leaving.iter().filter_map(Weak::upgrade) {
+                link.closed().await;
             }
             all_over(starts).await;
         };
@@ -365,10 +429,9 @@ impl Drop for Manager {
 impl Phase {
     async fn end(self, grace: Duration) {
         match self {
-            Self::Connected(link) => link.close(grace).await,
+            Self::Connected(link) | Self::LetGo(Some(link)) => link.close(grace).await,
             // An attempt is given up with its phase.
-            Self::Connecting { .. } | Self::Idle | Self::Dormant | Self::Spent | Self::ShutDown => {
-            }
+            _ => {}
         }
     }
 }
@@ -398,6 +461,7 @@ impl Shared {
             let lost = match &state.phase {
                 Phase::Connected(link) if !link.is_closed() => return Err(Ok(link.clone())),
                 Phase::Connecting { told, .. } => return Ok(told.clone()),
+                Phase::LetGo(_) => return Err(Err(NoLink::GivenUp)),
                 Phase::ShutDown => return Err(Err(NoLink::ShutDown)),
                 Phase::Spent => return Err(Err(NoLink::Spent(state.last_error.clone()))),
                 Phase::Connected(link) => link.generation,
@@ -592,11 +656,10 @@ impl Attempt {
     }
 
     async fn connect(&self, before: Vec<Ended>) {
-        // It has a time of its own: it is no fault of the server's that is to be started.
-        if timeout(PREDECESSOR_WITHIN, self.alone(before))
-            .await
-            .is_err()
-        {
+        // Two processes would serve at once, and fight over what both hold. This has a time of its own: it
+        // is no fault of the server's that is to be started.
+        let alone = timeout(PREDECESSOR_WITHIN, all_over(before)).await;
+        if alone.is_err() {
             return self.did_not_start();
         }
         let settings = &*self.shared.settings;
@@ -622,19 +685,6 @@ impl Attempt {
             }
             Err(error) => self.failed(Arc::new(error)),
         }
-    }
-
-    /// Returns when what was there before has ended: two processes would serve at once, and fight
-    /// over what both hold.
-    async fn alone(&self, before: Vec<Ended>) {
-        let leaving = self.shared.lock().leaving.clone();
-        for leaving in leaving {
-            // What a link leaves is among the starts.
-            if matches!(leaving, Leaving::Manager(_)) {
-                leaving.over().await;
-            }
-        }
-        all_over(before).await;
     }
 
     /// The process before it is still there. That is no failure: nothing is put off, or paid for.

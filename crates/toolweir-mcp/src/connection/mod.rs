@@ -18,5 +18,5 @@ pub(crate) use budget::Budget;
 pub(crate) use connector::{Connector, Factory};
 pub use error::{ConnectError, Connecting};
 pub(crate) use link::{Link, UnderWay, is_loss};
-pub(crate) use manager::{Manager, NoLink, Settings};
+pub(crate) use manager::{Manager, NoLink, Settings, Snapshot};
 pub(crate) use pool::{NoManager, Pool, Reach};

@@ -3,18 +3,24 @@
 use std::{
     collections::HashMap,
     fmt,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::time::Instant;
 use toolweir_core::BoxError;
 
-use super::{Connector, Manager, Settings, manager::Leaving};
+use super::{
+    Connector, Manager, NoLink, Settings,
+    manager::{Past, Snapshot},
+};
 use crate::ToolHints;
 
 /// What a connection that makes room for another has, to end.
 const EVICTED_GRACE: Duration = Duration::from_secs(10);
+/// Of so many principals that have made room for others it is known whether they may start.
+const MOST_REMEMBERED: usize = 1024;
 
 /// How many connections there are to a server, and how each is made.
 #[derive(Clone)]
@@ -37,6 +43,8 @@ pub(crate) enum NoManager {
     Full(usize),
     /// The way to the server could not be made.
     Unreachable(BoxError),
+    /// It had a connection that made room for another, and may have none now.
+    HeldBack(NoLink),
     ShutDown,
 }
 
@@ -60,14 +68,46 @@ struct State {
     managers: HashMap<Arc<str>, Slot>,
     /// Counts the uses: the slot with the lowest one was used least recently.
     uses: u64,
-    /// What made room for others and may not have ended yet.
-    leaving: HashMap<Arc<str>, watch::Receiver<()>>,
+    /// What is known of those that made room for others, should they come back.
+    past: HashMap<Arc<str>, (u64, Past)>,
+    /// Those that made room for others, and may not have ended yet.
+    leaving: Vec<(Arc<str>, Arc<Manager>)>,
     shut_down: bool,
 }
 
 struct Slot {
     manager: Arc<Manager>,
     used: u64,
+    /// Cloned into each [`Lease`].
+    users: Arc<()>,
+}
+
+/// A manager that a call uses. Until this is dropped it makes room for no other.
+pub(crate) struct Lease {
+    manager: Arc<Manager>,
+    _user: Option<Arc<()>>,
+}
+
+impl Deref for Lease {
+    type Target = Manager;
+
+    fn deref(&self) -> &Manager {
+        &self.manager
+    }
+}
+
+impl Slot {
+    fn lease(&self) -> Lease {
+        Lease {
+            manager: self.manager.clone(),
+            _user: Some(self.users.clone()),
+        }
+    }
+
+    fn is_in_use(&self) -> bool {
+        // Leases are made under the lock under which this is asked.
+        Arc::strong_count(&self.users) > 1
+    }
 }
 
 impl Pool {
@@ -92,34 +132,68 @@ impl Pool {
         matches!(self.kind, Kind::PerPrincipal { .. })
     }
 
-    /// The manager for a call of `principal`. As long as it is held it makes room for no other.
+    /// Whether all of it was shut down.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        match &self.kind {
+            Kind::Shared(manager) => manager.snapshot().shut_down,
+            Kind::PerPrincipal { state, .. } => lock(state).shut_down,
+        }
+    }
+
+    /// The manager for a call of `principal`, which makes room for no other meanwhile.
+    pub(crate) fn lease(&self, principal: Option<&str>) -> Result<Lease, NoManager> {
+        match &self.kind {
+            Kind::Shared(manager) => Ok(Lease {
+                manager: manager.clone(),
+                _user: None,
+            }),
+            Kind::PerPrincipal { most, make, state } => {
+                self.place(state, *most, make, principal, Slot::lease)
+            }
+        }
+    }
+
+    /// The manager for `principal`, for anything but a call.
     pub(crate) fn manager(&self, principal: Option<&str>) -> Result<Arc<Manager>, NoManager> {
-        let (most, make, state) = match &self.kind {
-            Kind::Shared(manager) => return Ok(manager.clone()),
-            Kind::PerPrincipal { most, make, state } => (*most, make, state),
-        };
+        match &self.kind {
+            Kind::Shared(manager) => Ok(manager.clone()),
+            Kind::PerPrincipal { most, make, state } => {
+                let take = |slot: &Slot| slot.manager.clone();
+                self.place(state, *most, make, principal, take)
+            }
+        }
+    }
+
+    /// What is to be taken of a principal's slot, which is made if need be.
+    fn place<T>(
+        &self,
+        state: &Mutex<State>,
+        most: usize,
+        make: &Make,
+        principal: Option<&str>,
+        take: impl Fn(&Slot) -> T,
+    ) -> Result<T, NoManager> {
         let principal = principal.ok_or(NoManager::NoPrincipal)?;
         if let Some(found) = lock(state).find(principal)? {
-            return Ok(found);
+            return Ok(take(found));
         }
         // The user's code, and so not under the lock.
         let connector = make(principal).map_err(NoManager::Unreachable)?;
-        let (manager, evicted) = {
+        let (taken, evicted) = {
             let mut state = lock(state);
             // Another call of the same principal may have been faster.
             if let Some(found) = state.find(principal)? {
-                return Ok(found);
+                return Ok(take(found));
             }
             let evicted = state.make_room(most)?;
-            let leaving = state.leaving.get(principal).cloned();
-            let leaving = leaving.map(Leaving::Manager);
-            let manager = Manager::new(self.settings.clone(), connector, leaving);
-            (state.insert(principal, manager), evicted)
+            let past = state.past.remove(principal).map(|(_, past)| past);
+            let manager = Manager::new(self.settings.clone(), connector, past);
+            (take(state.insert(principal, manager)), evicted)
         };
         if let Some(evicted) = evicted {
-            tokio::spawn(evicted.end());
+            tokio::spawn(async move { evicted.shut_down(EVICTED_GRACE).await });
         }
-        Ok(manager)
+        Ok(taken)
     }
 
     /// The manager for `principal`, if there is one already.
@@ -146,6 +220,36 @@ impl Pool {
         }
     }
 
+    /// The connection of `principal` as it stands, or as it was when it made room for another.
+    pub(crate) fn snapshot(&self, principal: Option<&str>) -> Snapshot {
+        let state = match &self.kind {
+            Kind::Shared(manager) => return manager.snapshot(),
+            Kind::PerPrincipal { state, .. } => lock(state),
+        };
+        let slot = principal.and_then(|principal| state.managers.get(principal));
+        let past = principal.and_then(|principal| state.past.get(principal));
+        let snapshot = match (slot, past) {
+            (Some(slot), _) => slot.manager.snapshot(),
+            (None, Some((_, past))) => past.snapshot(),
+            (None, None) => Snapshot::default(),
+        };
+        Snapshot {
+            shut_down: state.shut_down,
+            ..snapshot
+        }
+    }
+
+    /// Forgets the failures of `principal`, or of all, as far as there is no manager that knows of them.
+    pub(crate) fn forget_failures(&self, principal: Option<&str>) {
+        let Kind::PerPrincipal { state, .. } = &self.kind else {
+            return;
+        };
+        let mut state = lock(state);
+        let past = state.past.iter_mut();
+        let of = past.filter(|(of, _)| principal.is_none_or(|principal| principal == &***of));
+        of.for_each(|(_, (_, past))| past.forget_failures());
+    }
+
     /// What is known of a tool for `principal`. Where each has a connection of its own, and nobody is
     /// named, the least repeatable of what their servers say.
     pub(crate) fn hints(&self, principal: Option<&str>, tool: &str) -> ToolHints {
@@ -161,87 +265,139 @@ impl Pool {
         all.reduce(ToolHints::least_repeatable).unwrap_or_default()
     }
 
-    /// Ends every connection, for good, and waits for those that are ending already.
+    /// Ends every connection, for good, and waits for those that are ending already. It goes on where
+    /// nobody waits for it any more.
     pub(crate) async fn shut_down(&self, grace: Duration) {
-        let (managers, leaving) = match &self.kind {
-            Kind::Shared(manager) => return manager.shut_down(grace).await,
+        let managers = match &self.kind {
+            Kind::Shared(manager) => vec![manager.clone()],
             Kind::PerPrincipal { state, .. } => {
                 let mut state = lock(state);
                 state.shut_down = true;
-                let managers: Vec<_> = state.managers.drain().collect();
-                let leaving: Vec<_> = state.leaving.values().cloned().collect();
-                (managers, leaving)
+                let managers = state.managers.values();
+                let managers = managers.map(|slot| slot.manager.clone());
+                managers.chain(state.leaving()).collect()
             }
         };
-        let mut ends = JoinSet::new();
-        for (_, slot) in managers {
-            ends.spawn(async move { slot.manager.shut_down(grace).await });
-        }
-        for leaving in leaving {
-            ends.spawn(Leaving::Manager(leaving).over());
-        }
-        ends.join_all().await;
+        end_all(managers, grace).await;
+    }
+
+    /// Ends the connection of one principal, and forgets its failures. Its next call makes another.
+    pub(crate) async fn end_one(&self, principal: &str, grace: Duration) {
+        let state = match &self.kind {
+            Kind::Shared(_) => return self.shut_down(grace).await,
+            Kind::PerPrincipal { state, .. } => state,
+        };
+        let managers = {
+            let mut state = lock(state);
+            if state.shut_down {
+                let slot = state.managers.get(principal);
+                Vec::from_iter(slot.map(|slot| slot.manager.clone()))
+            } else {
+                state.remove(principal);
+                if let Some((_, past)) = state.past.get_mut(principal) {
+                    past.forget_failures();
+                }
+                state.leaving_of(principal)
+            }
+        };
+        end_all(managers, grace).await;
+    }
+}
+
+/// Shuts them down, all at once. Each does so in a task of its own: who waits may give up.
+async fn end_all(managers: Vec<Arc<Manager>>, grace: Duration) {
+    let end = |manager: Arc<Manager>| async move { manager.shut_down(grace).await };
+    let ends = managers
+        .into_iter()
+        .map(|manager| tokio::spawn(end(manager)));
+    for ended in Vec::from_iter(ends) {
+        // One that panicked has said so.
+        let _ = ended.await;
     }
 }
 
 impl State {
-    /// The principal's manager, which is now the one used last.
-    fn find(&mut self, principal: &str) -> Result<Option<Arc<Manager>>, NoManager> {
+    /// The principal's slot, which is now the one used last. Nobody makes room for one that may not
+    /// start now.
+    fn find(&mut self, principal: &str) -> Result<Option<&Slot>, NoManager> {
         if self.shut_down {
             return Err(NoManager::ShutDown);
+        }
+        if let Some((_, past)) = self.past.get(principal)
+            && let Some(no_link) = past.holds_back(Instant::now())
+        {
+            return Err(NoManager::HeldBack(no_link));
         }
         let uses = self.uses;
         let found = self.managers.get_mut(principal).map(|slot| {
             slot.used = uses;
-            slot.manager.clone()
+            &*slot
         });
         self.uses += u64::from(found.is_some());
         Ok(found)
     }
 
-    /// Takes out the one least recently used that nobody uses now, if there is no room.
-    fn make_room(&mut self, most: usize) -> Result<Option<Evicted>, NoManager> {
-        self.leaving.retain(|_, end| end.has_changed().is_ok());
+    /// Lets one go that no call uses now, if there is no room: the one least recently used of those
+    /// without a connection, or else of all. A name that never connects does not push out one
+    /// connection after the other.
+    fn make_room(&mut self, most: usize) -> Result<Option<Arc<Manager>>, NoManager> {
         if self.managers.len() < most {
             return Ok(None);
         }
-        // Who uses one holds it; and only this map hands them out.
-        let unused = self.managers.iter();
-        let unused = unused.filter(|(_, slot)| Arc::strong_count(&slot.manager) == 1);
-        let oldest = unused.min_by_key(|(_, slot)| slot.used);
-        let principal = oldest.map(|(principal, _)| principal.clone());
+        let unused = self.managers.iter().filter(|(_, slot)| !slot.is_in_use());
+        let dearest = unused.min_by_key(|(_, slot)| (slot.manager.is_connected(), slot.used));
+        let principal = dearest.map(|(principal, _)| principal.clone());
         let principal = principal.ok_or(NoManager::Full(most))?;
-        let slot = self.managers.remove(&principal);
-        let (told, end) = watch::channel(());
-        self.leaving.insert(principal, end);
-        Ok(slot.map(|slot| Evicted {
-            manager: slot.manager,
-            _told: told,
-        }))
+        Ok(self.remove(&principal))
     }
 
-    fn insert(&mut self, principal: &str, manager: Manager) -> Arc<Manager> {
-        let manager = Arc::new(manager);
+    fn insert(&mut self, principal: &str, manager: Manager) -> &Slot {
         let slot = Slot {
-            manager: manager.clone(),
+            manager: Arc::new(manager),
             used: self.uses,
+            users: Arc::default(),
         };
         self.uses += 1;
-        self.managers.insert(principal.into(), slot);
-        manager
+        self.managers
+            .entry(principal.into())
+            .insert_entry(slot)
+            .into_mut()
     }
-}
 
-/// A connection that made room for another.
-struct Evicted {
-    manager: Arc<Manager>,
-    /// Dropped when it has ended.
-    _told: watch::Sender<()>,
-}
+    /// Takes a manager out, and keeps what it knows. It is for the caller to end it.
+    fn remove(&mut self, principal: &str) -> Option<Arc<Manager>> {
+        let (principal, slot) = self.managers.remove_entry(principal)?;
+        self.remember(principal.clone(), slot.manager.let_go());
+        self.leaving.retain(|(_, manager)| !manager.has_ended());
+        self.leaving.push((principal, slot.manager.clone()));
+        Some(slot.manager)
+    }
 
-impl Evicted {
-    async fn end(self) {
-        self.manager.shut_down(EVICTED_GRACE).await;
+    /// Keeps what is known of a principal: who is in backoff, or was given up, must not get out of it by
+    /// making room. Where that is too much, those that are held back by nothing are forgotten first,
+    /// and the oldest of them.
+    fn remember(&mut self, principal: Arc<str>, past: Past) {
+        if self.past.len() >= MOST_REMEMBERED {
+            let now = Instant::now();
+            let past = self.past.iter_mut();
+            let ended = past.filter_map(|(of, (at, past))| {
+                (!past.is_ending()).then(|| (past.holds_back(now).is_some(), *at, of.clone()))
+            });
+            if let Some((.., oldest)) = ended.min() {
+                self.past.remove(&oldest);
+            }
+        }
+        self.past.insert(principal, (self.uses, past));
+    }
+
+    /// Those that may not have ended yet.
+    fn leaving(&self) -> impl Iterator<Item = Arc<Manager>> {
+        self.leaving.iter().map(|(_, manager)| manager.clone())
+    }
+
+    fn leaving_of(&self, principal: &str) -> Vec<Arc<Manager>> {
+        let leaving = self.leaving.iter().filter(|(of, _)| **of == *principal);
+        leaving.map(|(_, manager)| manager.clone()).collect()
     }
 }
 
@@ -274,7 +430,7 @@ mod tests {
         };
         let make: Make = Arc::new(|principal| match principal {
             "nobody" => Err("no such user".into()),
-            _ => Ok(Connector::Stdio(StdioServer::new("server"))),
+            _ => Ok(Connector::Stdio(StdioServer::new("/no/such/server"))),
         });
         Pool::new(settings, Reach::PerPrincipal { most, make })
     }
@@ -306,19 +462,59 @@ mod tests {
     #[tokio::test]
     async fn the_least_recently_used_makes_room_and_one_in_use_does_not() {
         let pool = pool(2);
-        let anna = pool.manager(Some("anna")).unwrap();
-        drop(pool.manager(Some("bob")).unwrap());
+        let anna = pool.lease(Some("anna")).unwrap();
+        drop(pool.lease(Some("bob")).unwrap());
         drop(anna);
-        drop(pool.manager(Some("anna")).unwrap());
-        let carl = pool.manager(Some("carl")).unwrap();
+        drop(pool.lease(Some("anna")).unwrap());
+        let carl = pool.lease(Some("carl")).unwrap();
         assert_eq!(names(&pool), ["anna", "carl"]);
-        let _anna = pool.manager(Some("anna")).unwrap();
-        assert!(matches!(
-            pool.manager(Some("dora")),
-            Err(NoManager::Full(2))
-        ));
+        let _anna = pool.lease(Some("anna")).unwrap();
+        for _ in 0..2 {
+            let full = pool.manager(Some("dora"));
+            assert!(matches!(full, Err(NoManager::Full(2))));
+            let full = pool.lease(Some("dora"));
+            assert!(matches!(full, Err(NoManager::Full(2))));
+        }
         drop(carl);
-        assert!(pool.manager(Some("dora")).is_ok());
+        assert!(pool.lease(Some("dora")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_only_looks_at_one_does_not_use_it() {
+        let pool = pool(1);
+        let looked_at = [
+            pool.manager(Some("anna")).unwrap(),
+            pool.existing(Some("anna")).unwrap(),
+        ];
+        let all = pool.all();
+        assert!(pool.lease(Some("bob")).is_ok());
+        assert!(looked_at.iter().all(|anna| anna.is_over()));
+        assert!(all[0].1.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded_and_who_is_held_back_is_forgotten_last() {
+        let pool = pool(1);
+        // There is no such program.
+        pool.manager(Some("anna"))
+            .unwrap()
+            .link()
+            .await
+            .unwrap_err();
+        for number in 0..2 * MOST_REMEMBERED {
+            pool.manager(Some(&format!("user-{number}"))).unwrap();
+        }
+        let Kind::PerPrincipal { state, .. } = &pool.kind else {
+            panic!("it is for each principal");
+        };
+        assert_eq!(lock(state).past.len(), MOST_REMEMBERED);
+        assert!(pool.snapshot(Some("anna")).wait.is_some());
+        assert!(matches!(
+            pool.lease(Some("anna")),
+            Err(NoManager::HeldBack(NoLink::Failed(_, Some(_))))
+        ));
+        // Nothing of those that had nothing to end is kept.
+        assert!(lock(state).leaving.len() <= 1);
     }
 
     #[tokio::test]
