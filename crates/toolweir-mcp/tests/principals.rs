@@ -320,6 +320,7 @@ async fn making_room_is_no_way_out_of_the_backoff() {
             let refused = call(&mcp, "anna", "echo").await.unwrap_err();
             assert_eq!(refused.retry_after(), Some(wait));
         }
+        call(&mcp, "bob", "echo").await.unwrap();
         assert_eq!(annas.stats().refused_connections, tries);
         assert_eq!(bobs.stats().connections, tries);
         let state = anna.state();
@@ -427,6 +428,17 @@ mod processes {
     }
 
     #[tokio::test]
+    async fn the_less_patient_of_two_shutdowns_says_how_long_both_take() {
+        let (mcp, processes) = stubborn(&["anna", "bob"]).await;
+        let patient = mcp.handle();
+        let patient = tokio::spawn(async move { patient.shutdown(GRACE * 1000).await });
+        tokio::task::yield_now().await;
+        mcp.handle().shutdown(GRACE / 10).await;
+        assert!(processes.iter().all(is_gone));
+        patient.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn one_principals_shutdown_leaves_nothing_of_its_server_and_the_others_alone() {
         let (mcp, _) = stubborn(&["anna", "bob"]).await;
         let [anna, bob] = ["anna", "bob"].map(|user| mcp.handle().for_principal(user));
@@ -447,10 +459,10 @@ mod processes {
     #[tokio::test]
     async fn a_shutdown_waits_for_what_has_made_room() {
         let (mcp, processes) = stubborn(&["anna"]).await;
-        // It has ten seconds to end.
+        // It has ten seconds to end, and by the shutdown less.
         call(&mcp, "bob", "echo").await.unwrap();
         assert!(!processes.iter().any(is_gone), "or this test says nothing");
-        mcp.handle().shutdown(Duration::from_secs(10)).await;
+        mcp.handle().shutdown(GRACE / 10).await;
         assert!(processes.iter().all(is_gone));
     }
 }

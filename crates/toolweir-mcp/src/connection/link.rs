@@ -4,10 +4,8 @@ use std::{
     fmt,
     future::pending,
     io,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -19,7 +17,7 @@ use rmcp::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use toolweir_core::time::saturating_add;
 
@@ -39,8 +37,8 @@ pub(crate) struct Link {
     calls: watch::Sender<Calls>,
     /// Whether the transport has ended, whoever ended it.
     over: watch::Receiver<bool>,
-    /// Whether somebody has begun to close it.
-    ending: AtomicBool,
+    /// When it shall have ended, once somebody has begun to close it.
+    ends_by: watch::Sender<Option<Instant>>,
     /// Whether [`Link::close`] has come to its end.
     closed: watch::Sender<bool>,
     pub(crate) listener: Listener,
@@ -77,7 +75,7 @@ impl Link {
             process: Mutex::new(process),
             calls: watch::Sender::default(),
             over,
-            ending: AtomicBool::new(false),
+            ends_by: watch::Sender::default(),
             closed: watch::Sender::new(false),
             changes: listener.tools_changed(),
             listener,
@@ -263,13 +261,24 @@ impl Link {
     }
 
     /// Ends the connection within `grace`: half of it for the calls under way, then the input is
-    /// closed, then the process is asked, then killed. All who call this wait for the same end.
+    /// closed, then the process is asked, then killed. All who call this wait for the same end, and the
+    /// least patient of them says when it comes.
     pub(crate) async fn close(self: &Arc<Self>, grace: Duration) {
         self.calls.send_modify(|calls| calls.closing = true);
-        if !self.ending.swap(true, Ordering::AcqRel) {
+        let until = saturating_add(Instant::now(), grace);
+        let mut is_first = false;
+        self.ends_by.send_if_modified(|by| {
+            is_first = by.is_none();
+            let sooner = by.is_none_or(|by| until < by);
+            if sooner {
+                *by = Some(until);
+            }
+            sooner
+        });
+        if is_first {
             // In a task of its own: who waits may give up.
             let closing = Closing(self.clone());
-            tokio::spawn(async move { closing.0.end(grace).await });
+            tokio::spawn(async move { closing.0.end().await });
         }
         self.closed().await;
     }
@@ -279,20 +288,46 @@ impl Link {
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
-    async fn end(&self, grace: Duration) {
-        let until = saturating_add(Instant::now(), grace);
-        let mut calls = self.calls.subscribe();
+    async fn end(&self) {
+        let (mut calls, mut over) = (self.calls.subscribe(), self.over());
         // On a transport that is gone no call is under way for long.
-        let _ = timeout(grace / 2, calls.wait_for(|calls| calls.under_way == 0)).await;
+        let idle = calls.wait_for(|calls| calls.under_way == 0);
+        self.within_a_part(2, idle).await;
         self.hang_up();
-        let left = until.saturating_duration_since(Instant::now());
-        let _ = timeout(left / 3, self.over().wait_for(|over| *over)).await;
+        self.within_a_part(3, over.wait_for(|over| *over)).await;
         let process = lock(&self.process).take();
-        if let Some(process) = process {
-            process
-                .stop(until.saturating_duration_since(Instant::now()))
-                .await;
+        let Some(process) = process else {
+            return;
+        };
+        let by = *self.ends_by.borrow();
+        tokio::select! {
+            biased;
+            () = process.stop(left(by)) => {}
+            // It is killed where it is dropped.
+            () = self.over_before(by) => {}
         }
+    }
+
+    /// Waits no longer than for such a part of the time that is left, whenever that becomes less.
+    async fn within_a_part(&self, parts: u32, what: impl Future) {
+        let mut ends_by = self.ends_by.subscribe();
+        let mut what = pin!(what);
+        loop {
+            let by = *ends_by.borrow_and_update();
+            tokio::select! {
+                biased;
+                _ = &mut what => return,
+                _ = ends_by.changed() => {}
+                () = sleep(left(by) / parts) => return,
+            }
+        }
+    }
+
+    /// Returns when its time is over, if it shall have ended before `by`.
+    async fn over_before(&self, by: Option<Instant>) {
+        let mut ends_by = self.ends_by.subscribe();
+        let _ = ends_by.wait_for(|sooner| *sooner != by).await;
+        self.within_a_part(1, pending::<()>()).await;
     }
 
     fn hang_up(&self) {
@@ -301,6 +336,12 @@ impl Link {
             token.cancel();
         }
     }
+}
+
+fn left(by: Option<Instant>) -> Duration {
+    by.map_or(Duration::ZERO, |by| {
+        by.saturating_duration_since(Instant::now())
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -407,13 +407,15 @@ impl Manager {
             (old, state.leaving.clone(), state.starts())
         };
         let over = async {
-            for link in leaving.iter().filter_map(Weak::upgrade) {
-                link.closed().await;
+            // All of them at once, or the last would not know how little time it has.
+            let links = leaving.iter().filter_map(Weak::upgrade);
+            let ends = links.map(|link| tokio::spawn(async move { link.close(grace).await }));
+            for ended in Vec::from_iter(ends) {
+                let _ = ended.await;
             }
             all_over(starts).await;
         };
         let over = timeout(grace.saturating_add(KILLED_WITHIN), over);
-        // What was let go earlier keeps the grace it was given, but is not waited for longer.
         let _ = tokio::join!(old.end(grace), over);
     }
 }
