@@ -217,7 +217,7 @@ impl ToolStackBuilder {
         self
     }
 
-    /// The semaphore's configuration; `None` leaves it out.
+    /// The semaphore's configuration; `None` leaves it out. It is fair between principals.
     pub fn semaphore(mut self, config: impl Into<Option<SemaphoreConfig>>) -> Self {
         self.semaphore = config.into();
         self
@@ -351,9 +351,12 @@ impl Layers {
                 .name(name)
                 .with_classifier(McpClassifier)
         });
-        let semaphore = builder
-            .semaphore
-            .map(|config| SemaphoreLayer::new(config).name(name).with_facts(ToolFacts));
+        let semaphore = builder.semaphore.map(|config| {
+            SemaphoreLayer::new(config)
+                .name(name)
+                .with_facts(ToolFacts)
+                .by_key()
+        });
         Self {
             health_gate,
             circuit_breaker,

@@ -6,7 +6,12 @@
     reason = "in a test's own helpers a failure is the test's"
 )]
 
-use std::{pin::pin, task::Context, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::Context,
+    time::Duration,
+};
 
 use tokio::time::{advance, sleep};
 use toolweir::{
@@ -19,6 +24,7 @@ use toolweir::{
         ToolResponse, ToolService,
     },
     rate_limit::RateLimitConfig,
+    semaphore::SemaphoreConfig,
     stack::{ToolStack, ToolStackBuilder},
     warm_up::Warmth,
 };
@@ -362,6 +368,34 @@ async fn a_server_that_was_stopped_for_idleness_sleeps_until_the_next_call_and_i
     assert_eq!((stats.connections, stats.calls_of("meta")), (2, 2));
     assert_eq!(warm_up.state().warmth, Warmth::Warm);
     assert_eq!(health.check_health().await.health, Health::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_principals_many_calls_do_not_hold_up_anothers_first() {
+    let server = ScriptedServer::new();
+    let one = SemaphoreConfig::builder().permits(1).max_queue(100);
+    let one = one.max_wait(LIFE).build().unwrap();
+    let stack = over(&server).semaphore(one).build().unwrap();
+    let service = stack.service();
+    echo(&service).await.unwrap();
+
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let call = |principal: &'static str| {
+        let call = ToolCall::new("echo").with_principal(principal);
+        let (response, done) = (service.clone().oneshot(call), done.clone());
+        tokio::spawn(async move {
+            response.await.unwrap();
+            done.lock().unwrap().push(principal);
+        })
+    };
+    let mut calls: Vec<_> = (0..50).map(|_| call("anna")).collect();
+    calls.push(call("ben"));
+    for call in calls {
+        call.await.unwrap();
+    }
+    let place = done.lock().unwrap().iter().position(|who| *who == "ben");
+    // Behind the call under way, and one whose turn had come.
+    assert!(place.unwrap() <= 2, "{place:?}");
 }
 
 #[tokio::test(start_paused = true)]
