@@ -357,6 +357,27 @@ mod queue {
         assert_eq!((state.in_flight, state.queued), (0, 0));
     }
 
+    /// tower's mock panics where a clone is called that was not readied.
+    #[tokio::test(start_paused = true)]
+    async fn no_clone_is_called_that_was_not_readied() {
+        let layer = SemaphoreLayer::new(config(1, 2).build().unwrap());
+        let (mock, mut server) = tower_test::mock::pair::<usize, usize>();
+        let mut service = layer.layer(mock);
+        server.allow(3);
+        let mut calls = Vec::new();
+        for number in 0..3 {
+            calls.push(tokio::spawn(service.ready().await.unwrap().call(number)));
+        }
+        for number in 0..3 {
+            let (request, respond) = server.next_request().await.unwrap();
+            assert_eq!(request, number);
+            respond.send_response(10 * request);
+        }
+        for (number, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.await.unwrap().unwrap(), 10 * number);
+        }
+    }
+
     /// While others come and go, a waiting call is polled to begin its wait and to end it.
     #[tokio::test(start_paused = true)]
     async fn a_waiting_call_is_woken_for_its_permit_alone() {
