@@ -3,6 +3,29 @@
 #[path = "mod.rs"]
 mod layers;
 
-fn main() -> std::process::ExitCode {
-    layers::main()
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let complaints = match layers::run(&layers::Arguments::parse()) {
+        Ok(complaints) => complaints,
+        Err(error) => vec![format!("{error:#}")],
+    };
+    for complaint in &complaints {
+        complain(complaint);
+    }
+    if complaints.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "what went wrong is for the person at the terminal"
+)]
+fn complain(what: &str) {
+    eprintln!("error: {what}");
 }

@@ -14,24 +14,19 @@ pub(crate) mod ratios;
 pub(crate) mod rounds;
 mod table;
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use clap::Parser as _;
 
-pub(crate) use self::{arguments::Arguments, figures::Figures};
-use self::{figures::Case, progress::Progress, ratios::Ratio};
+pub(crate) use self::arguments::Arguments;
+use self::{
+    figures::{Case, Figures},
+    progress::Progress,
+    ratios::Ratio,
+};
 
-/// The bench as a command.
-pub(crate) fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    bench(&arguments).unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
-        ExitCode::FAILURE
-    })
-}
-
-fn bench(arguments: &Arguments) -> Result<ExitCode> {
+/// Measures, writes down what was measured, and says what is wrong with it.
+pub(crate) fn run(arguments: &Arguments) -> Result<Vec<String>> {
     if let Some(path) = &arguments.json {
         // Better now than after a minute of work.
         write(path, "")?;
@@ -44,13 +39,13 @@ fn bench(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(path) = &arguments.json {
         write(path, &(serde_json::to_string_pretty(&figures)? + "\n"))?;
     }
-    Ok(verdict(arguments, &figures))
+    Ok(complaints(arguments, &figures))
 }
 
 /// Measures everything that the arguments ask for.
 ///
 /// Time is measured first: a runtime whose clock was once paused reads every clock more slowly.
-pub(crate) fn measure(arguments: &Arguments) -> Result<Figures> {
+fn measure(arguments: &Arguments) -> Result<Figures> {
     let plan = arguments.plan();
     let cases = cases::all(plan.threads)?;
     let progress = Progress::new(plan.rounds + 2);
@@ -71,33 +66,18 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Figures> {
     })
 }
 
-fn verdict(arguments: &Arguments, figures: &Figures) -> ExitCode {
-    let mut complaints = Vec::new();
-    for row in figures.behaviour.iter().filter(|row| !row.ours_holds) {
-        complaints.push(format!("ours does not hold: {}", row.what));
-    }
+fn complaints(arguments: &Arguments, figures: &Figures) -> Vec<String> {
+    let broken = figures.behaviour.iter().filter(|row| !row.ours_holds);
+    let mut complaints: Vec<String> = broken
+        .map(|row| format!("ours does not hold: {}", row.what))
+        .collect();
     if arguments.check {
         let missed = figures.ratios.iter().filter(|ratio| !ratio.is_met());
         complaints.extend(missed.map(|ratio| format!("missed its target: {ratio}")));
         let allocating = figures.cases.iter().filter(|case| case.must_not_allocate());
         complaints.extend(allocating.map(|case| format!("{} allocates", case.name)));
     }
-    for complaint in &complaints {
-        complain(complaint);
-    }
-    if complaints.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "what went wrong is for the person at the terminal"
-)]
-fn complain(what: &str) {
-    eprintln!("error: {what}");
+    complaints
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
