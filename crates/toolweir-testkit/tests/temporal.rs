@@ -100,3 +100,32 @@ async fn a_port_that_is_always_taken_is_given_up_at_last() {
     assert!(matches!(error, Error::Exited { .. }), "{error}");
     assert!(error.to_string().contains("already in use"), "{error}");
 }
+
+#[tokio::test]
+async fn a_server_whose_inner_port_is_taken_is_started_anew() {
+    // It crashes twice, as the server does then, and at the third start says something else.
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("temporal");
+    let script = r#"#!/bin/sh
+        cd "$(dirname "$0")" || exit 1
+        echo start >> starts
+        [ "$(wc -l < starts)" -gt 2 ] && { echo "no disk"; exit 1; }
+        echo "panic: runtime error: invalid memory address or nil pointer dereference"
+        echo "google.golang.org/grpc.(*Server).Serve(0x10302e45c008, {0x0, 0x0})"
+        exit 2"#;
+    // By another process: a program that any process still has open for writing can't be run, and a
+    // process that another test starts meanwhile would inherit ours.
+    let write = r#"printf %s "$1" > "$0" && chmod +x "$0""#;
+    let written = std::process::Command::new("sh")
+        .args(["-c", write])
+        .arg(&program)
+        .arg(script)
+        .status();
+    assert!(written.unwrap().success());
+
+    let error = TemporalServer::start(own().executable(&program)).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("no disk"), "{error}");
+    let starts = std::fs::read_to_string(directory.path().join("starts")).unwrap();
+    assert_eq!(starts.lines().count(), 3);
+}

@@ -6,6 +6,10 @@ use temporalio_client::errors::ClientConnectError;
 
 use crate::install::IoError;
 
+/// What the log of a server says that found a port taken: one that it was told, or one that it chose
+/// for an inner service, which then serves on no listener and crashes.
+const PORT_RACE: [&str; 2] = ["address already in use", "grpc.(*Server).Serve("];
+
 /// No Temporal server could be had, or reached.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -84,7 +88,10 @@ impl Error {
 
     /// A port that was free when we looked was taken before the server bound it.
     pub(super) fn is_port_race(&self) -> bool {
-        matches!(self, Self::Exited { log_tail, .. } if log_tail.contains("address already in use"))
+        let Self::Exited { log_tail, .. } = self else {
+            return false;
+        };
+        PORT_RACE.iter().any(|said| log_tail.contains(said))
     }
 }
 
