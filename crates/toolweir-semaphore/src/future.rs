@@ -43,7 +43,7 @@ pin_project! {
             permit: Option<Permit>,
         },
         Refused {
-            rejection: Option<Rejection>,
+            rejection: Option<Box<Rejection>>,
         },
         Ended,
     }
@@ -51,7 +51,7 @@ pin_project! {
 
 pin_project! {
     /// A call in the queue, or with a permit and a service that is not ready yet.
-    struct Wait<S, Req> {
+    pub(crate) struct Wait<S, Req> {
         inner: S,
         request: Option<Req>,
         place: InQueue,
@@ -71,6 +71,7 @@ type Made<F, E> = Result<(F, Permit), E>;
 const ENDED: &str = "the future is not polled after it has ended";
 
 impl<S, Req, F> ResponseFuture<S, Req, F> {
+    #[inline(always)]
     pub(crate) const fn called(inner: F, permit: Permit) -> Self {
         Self {
             stage: Stage::Called {
@@ -80,7 +81,8 @@ impl<S, Req, F> ResponseFuture<S, Req, F> {
         }
     }
 
-    pub(crate) const fn refused(rejection: Rejection) -> Self {
+    #[inline(always)]
+    pub(crate) const fn refused(rejection: Box<Rejection>) -> Self {
         Self {
             stage: Stage::Refused {
                 rejection: Some(rejection),
@@ -88,22 +90,8 @@ impl<S, Req, F> ResponseFuture<S, Req, F> {
         }
     }
 
-    pub(crate) fn waiting(
-        inner: S,
-        request: Req,
-        place: InQueue,
-        limit: Limit,
-        name: Option<Name>,
-    ) -> Self {
-        let wait = Box::pin(Wait {
-            inner,
-            request: Some(request),
-            place,
-            permit: None,
-            limit,
-            alarm: sleep_until(limit.until()),
-            name,
-        });
+    #[inline(always)]
+    pub(crate) const fn waiting(wait: Pin<Box<Wait<S, Req>>>) -> Self {
         Self {
             stage: Stage::Waiting { wait },
         }
@@ -117,43 +105,96 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut stage = self.project().stage;
-        loop {
-            match stage.as_mut().project() {
-                StageProj::Waiting { wait } => match ready!(wait.as_mut().poll_call(cx)) {
-                    Ok((inner, permit)) => {
-                        let permit = Some(permit);
-                        stage.set(Stage::Called { inner, permit });
-                    }
-                    Err(error) => {
-                        stage.set(Stage::Ended);
-                        return Poll::Ready(Err(error));
-                    }
-                },
-                StageProj::Called { inner, permit } => {
-                    // Held here, so that a panic gives it back at once.
-                    let held = permit.take();
-                    let Poll::Ready(result) = inner.poll(cx) else {
-                        *permit = held;
-                        return Poll::Pending;
-                    };
-                    // The call's own future goes first, then its permit, and then the answer.
-                    stage.set(Stage::Ended);
-                    drop(held);
-                    return Poll::Ready(result);
+        if !matches!(*stage, Stage::Called { .. }) {
+            ready!(stage.as_mut().poll_until_called(cx))?;
+        }
+        let StageProj::Called { inner, permit } = stage.as_mut().project() else {
+            panic!("{ENDED}")
+        };
+        let watch = GiveBackOnPanic(Some(permit));
+        let polled = inner.poll(cx);
+        watch.end();
+        if polled.is_ready() {
+            // The call's own future goes first, then its permit, and then the answer.
+            stage.set(Stage::Ended);
+        }
+        polled
+    }
+}
+
+impl<S, Req> Stage<S, Req, S::Future>
+where
+    S: Service<Req>,
+    S::Error: From<Rejection> + AsRejection,
+{
+    #[inline(never)]
+    fn poll_until_called(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), S::Error>> {
+        match self.as_mut().project() {
+            StageProj::Waiting { wait } => match ready!(wait.as_mut().poll_call(cx)) {
+                Ok((inner, permit)) => {
+                    let permit = Some(permit);
+                    self.set(Self::Called { inner, permit });
+                    Poll::Ready(Ok(()))
                 }
-                StageProj::Refused { rejection } => {
-                    let rejection = rejection.take().expect(ENDED);
-                    return Poll::Ready(Err(rejection.into()));
+                Err(error) => {
+                    self.set(Self::Ended);
+                    Poll::Ready(Err(error))
                 }
-                StageProj::Ended => panic!("{ENDED}"),
+            },
+            StageProj::Refused { rejection } => {
+                let rejection = rejection.take().expect(ENDED);
+                Poll::Ready(Err((*rejection).into()))
             }
+            StageProj::Called { .. } => Poll::Ready(Ok(())),
+            StageProj::Ended => panic!("{ENDED}"),
+        }
+    }
+}
+
+/// Gives a permit back where the call panics: its future may be kept for long.
+struct GiveBackOnPanic<'p>(Option<&'p mut Option<Permit>>);
+
+impl GiveBackOnPanic<'_> {
+    #[inline(always)]
+    fn end(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for GiveBackOnPanic<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(permit) = self.0.take() {
+            *permit = None;
         }
     }
 }
 
 impl<S, Req> Wait<S, Req> {
+    pub(crate) fn new(
+        inner: S,
+        request: Req,
+        place: InQueue,
+        limit: Limit,
+        name: Option<Name>,
+    ) -> Pin<Box<Self>> {
+        Box::pin(Self {
+            inner,
+            request: Some(request),
+            place,
+            permit: None,
+            limit,
+            alarm: sleep_until(limit.until()),
+            name,
+        })
+    }
+
     /// Makes the call, once there is a permit and the service is ready.
     fn poll_call(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Made<S::Future, S::Error>>
     where

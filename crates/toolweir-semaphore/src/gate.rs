@@ -48,6 +48,7 @@ impl Gate {
 
     /// Counts a call as under way, and says whether it is to be measured. `None`: it must look at
     /// the whole state.
+    #[inline(always)]
     pub(crate) fn enter(&self) -> Option<bool> {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
@@ -67,6 +68,7 @@ impl Gate {
     }
 
     /// Counts a call as ended. `false`: the whole state must be told.
+    #[inline(always)]
     pub(crate) fn exit(&self) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
@@ -93,6 +95,7 @@ impl Gate {
     }
 
     /// What a call did before it ended has happened before what the next one does.
+    #[inline(always)]
     fn replace(&self, word: u64, new: u64) -> Result<(), u64> {
         let exchange =
             self.word
@@ -102,11 +105,13 @@ impl Gate {
 }
 
 /// Whether the call with this number is measured, where not all are.
+#[inline(always)]
 pub(crate) const fn is_measured(number: u64) -> bool {
     (number % NUMBERS).is_multiple_of(MEASURE_ONE_IN)
 }
 
 impl Pass {
+    #[inline(always)]
     const fn of(word: u64) -> Self {
         Self {
             in_flight: word & MOST,

@@ -1,6 +1,14 @@
 //! The service.
+//!
+//! Its `call` and its future's `poll` are inlined into the caller, as far as a call goes that need
+//! not wait. What takes longer stays outside, and hands back parts of a future rather than a whole
+//! one. So the future is made where it stays. Putting it together elsewhere and moving it there took
+//! longer than all else that a call does here.
 
-use std::task::{Context, Poll};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use tokio::time::Instant;
 use toolweir_core::{AsRejection, Facts, Rejection};
@@ -8,10 +16,11 @@ use tower_service::Service;
 
 use crate::{
     ResponseFuture,
+    future::Wait,
     keys::Name,
     limit::Limit,
     refusal::rejection,
-    shared::{Entered, Shared},
+    shared::{Entered, InQueue, Permit, Shared},
     sync::Arc,
 };
 
@@ -58,51 +67,68 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline(always)]
     fn call(&mut self, req: Req) -> Self::Future {
-        match self.shared.try_acquire() {
-            Some(permit) => ResponseFuture::called(self.inner.call(req), permit),
-            None => self.call_later(req),
-        }
+        let permit = match self.shared.pass() {
+            Some(permit) => permit,
+            None => match self.ask(&req) {
+                Answer::Permit(permit) => permit,
+                Answer::Place(place, limit) => {
+                    return ResponseFuture::waiting(self.wait(req, place, limit));
+                }
+                Answer::Refused(rejection) => return ResponseFuture::refused(rejection),
+            },
+        };
+        ResponseFuture::called(self.inner.call(req), permit)
     }
 }
 
-impl<S, F> Semaphore<S, F> {
-    /// A call that found no permit: it waits, or is refused.
-    fn call_later<Req>(&mut self, req: Req) -> ResponseFuture<S, Req, S::Future>
+/// What a call gets that may not go past the lock.
+enum Answer {
+    Permit(Permit),
+    Place(InQueue, Limit),
+    Refused(Box<Rejection>),
+}
+
+impl<S: Clone, F> Semaphore<S, F> {
+    #[inline(never)]
+    fn ask<Req>(&mut self, req: &Req) -> Answer
     where
-        S: Service<Req> + Clone,
         F: Facts<Req>,
     {
+        if let Some(permit) = self.shared.try_acquire() {
+            return Answer::Permit(permit);
+        }
         let now = Instant::now();
-        let limit = Limit::new(now, self.shared.max_wait(), self.facts.deadline(&req));
+        let limit = Limit::new(now, self.shared.max_wait(), self.facts.deadline(req));
         let key = match &self.key {
             KeyOf::Nobody => None,
             KeyOf::Bound(key) => Some(&**key),
-            KeyOf::Request => self.facts.key(&req),
+            KeyOf::Request => self.facts.key(req),
         };
         match self.shared.enter(key, limit, now) {
-            Entered::Permit(permit) => ResponseFuture::called(self.inner.call(req), permit),
-            Entered::Queue(place) => {
-                self.let_go();
-                let (inner, name) = (self.inner.clone(), self.name.clone());
-                ResponseFuture::waiting(inner, req, place, limit, name)
-            }
+            Entered::Permit(permit) => Answer::Permit(permit),
+            Entered::Queue(place) => Answer::Place(place, limit),
             Entered::Refused(refusal) => {
                 let read = || key.map(Name::from).or_else(|| self.name.clone());
                 let name = self.key.bound().cloned().or_else(read);
                 let rejection = rejection(&refusal, name);
                 self.let_go();
-                ResponseFuture::refused(rejection)
+                Answer::Refused(Box::new(rejection))
             }
         }
     }
 
+    #[inline(never)]
+    fn wait<Req>(&mut self, req: Req, place: InQueue, limit: Limit) -> Pin<Box<Wait<S, Req>>> {
+        self.let_go();
+        let (inner, name) = (self.inner.clone(), self.name.clone());
+        Wait::new(inner, req, place, limit, name)
+    }
+
     /// Drops the readied instance, which may hold something that others want, and keeps a fresh
     /// one.
-    fn let_go(&mut self)
-    where
-        S: Clone,
-    {
+    fn let_go(&mut self) {
         self.inner = self.inner.clone();
     }
 }

@@ -50,18 +50,16 @@ impl Shared {
         self.config.max_wait
     }
 
-    /// A permit, if one is free and no key need be looked at.
-    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        match self.gate.enter() {
-            Some(is_measured) => {
-                let since = is_measured.then(Instant::now);
-                Some(self.permit(Held::passed(since)))
-            }
-            None => self.try_acquire_locked(),
-        }
+    /// A permit, for a call that may go past the lock.
+    #[inline(always)]
+    pub(crate) fn pass(self: &Arc<Self>) -> Option<Permit> {
+        let is_measured = self.gate.enter()?;
+        let since = is_measured.then(Instant::now);
+        Some(self.permit(Held::passed(since)))
     }
 
-    fn try_acquire_locked(self: &Arc<Self>) -> Option<Permit> {
+    /// A permit, if one is free and no key need be looked at.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let mut permits = self.lock();
         let now = permits.wants_time().then(Instant::now);
         let held = permits.try_acquire(now)?;
@@ -106,6 +104,7 @@ impl Shared {
         act(&mut self.lock(), now)
     }
 
+    #[inline(always)]
     fn permit(self: &Arc<Self>, held: Held) -> Permit {
         Permit {
             shared: self.clone(),
@@ -113,10 +112,15 @@ impl Shared {
         }
     }
 
+    #[inline(always)]
     fn release(&self, held: Held) {
-        if held.is_plain() && self.gate.exit() {
-            return;
+        if !(held.is_plain() && self.gate.exit()) {
+            self.release_locked(held);
         }
+    }
+
+    #[inline(never)]
+    fn release_locked(&self, held: Held) {
         let mut permits = self.lock();
         let wants_time = held.is_measured() || permits.has_queue();
         let next = permits.release(held, wants_time.then(Instant::now));
@@ -185,6 +189,7 @@ pub(crate) struct Permit {
 }
 
 impl Drop for Permit {
+    #[inline(always)]
     fn drop(&mut self) {
         self.shared.release(self.held);
     }
