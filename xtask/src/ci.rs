@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use crate::workspace;
 
 #[derive(Args)]
+#[group(multiple = false)]
 pub(crate) struct Arguments {
     /// Also run the tests against mutants of the state machines, which takes hours.
     #[arg(long)]
@@ -22,12 +23,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "STEP")]
     only: Option<Step>,
 
-    /// Mutate this crate alone.
+    /// Only the tests against mutants, and of this crate alone.
     #[arg(long, value_name = "CRATE")]
     mutate: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Step {
     /// What holds for each change: format, clippy, documentation, tests and models.
     Change,
@@ -37,13 +38,15 @@ enum Step {
     Mutants,
 }
 
-/// The crates whose state machines are mutated: all but what needs a runtime.
+/// The files of each crate that are mutated: the state machines, and what they are made of.
 const MUTATED: [(&str, &[&str]); 3] = [
     (
         "toolweir-circuit-breaker",
         &[
             "state.rs",
-            "window/*.rs",
+            "window/mod.rs",
+            "window/count.rs",
+            "window/time.rs",
             "probes.rs",
             "keys.rs",
             "refusal.rs",
@@ -51,27 +54,31 @@ const MUTATED: [(&str, &[&str]); 3] = [
     ),
     (
         "toolweir-semaphore",
-        &["state.rs", "estimate.rs", "queue.rs"],
+        &["state.rs", "gate.rs", "queue.rs", "limit.rs", "estimate.rs"],
     ),
-    (
-        "toolweir-rate-limit",
-        &["state.rs", "state/*.rs", "bucket.rs"],
-    ),
+    ("toolweir-rate-limit", &["state.rs", "bucket.rs"]),
 ];
 
 /// Where the mutants are named that no test can tell from the original.
 const EXPLAINED: &str = "docs/mutants.md";
 
-const MUTANTS_VERSION: &str = "27";
+const MUTANTS_VERSION: &str = "27.1.0";
+
+impl Arguments {
+    fn wants(&self, step: Step) -> bool {
+        match step {
+            _ if self.only.is_some() => self.only == Some(step),
+            Step::Mutants => self.full || self.mutate.is_some(),
+            Step::Change => self.mutate.is_none(),
+            // They are among what holds for each change.
+            Step::Loom => false,
+        }
+    }
+}
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for step in [Step::Change, Step::Loom, Step::Mutants] {
-        let wanted = match arguments.only {
-            Some(only) => only == step,
-            // The models are among what holds for each change.
-            None => step == Step::Change || arguments.full && step == Step::Mutants,
-        };
-        if wanted {
+        if arguments.wants(step) {
             match step {
                 Step::Change => change()?,
                 Step::Loom => loom()?,
@@ -190,7 +197,8 @@ fn is_explained(mutant: &str, explained: &str) -> bool {
 
 /// The program, which is installed beside the target's other tools if it is not there.
 fn cargo_mutants() -> Result<PathBuf> {
-    let tools = workspace::target().join("tools");
+    let tools = format!("cargo-mutants-{MUTANTS_VERSION}");
+    let tools = workspace::target().join("tools").join(tools);
     let program = tools.join("bin").join("cargo-mutants");
     if !program.exists() {
         let mut install = workspace::cargo();
@@ -212,7 +220,60 @@ fn succeed(command: &mut Command) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Parser, error::ErrorKind};
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        ci: Arguments,
+    }
+
+    fn steps(options: &[&str]) -> Result<Vec<Step>, ErrorKind> {
+        let given = ["ci"].iter().chain(options);
+        let parsed = Command::try_parse_from(given).map_err(|error| error.kind())?;
+        let steps = [Step::Change, Step::Loom, Step::Mutants].into_iter();
+        Ok(steps.filter(|step| parsed.ci.wants(*step)).collect())
+    }
+
+    #[test]
+    fn each_option_chooses_its_steps() {
+        assert_eq!(steps(&[]), Ok(vec![Step::Change]));
+        assert_eq!(steps(&["--full"]), Ok(vec![Step::Change, Step::Mutants]));
+        assert_eq!(steps(&["--only", "loom"]), Ok(vec![Step::Loom]));
+        assert_eq!(steps(&["--only", "mutants"]), Ok(vec![Step::Mutants]));
+        assert_eq!(steps(&["--mutate", "a"]), Ok(vec![Step::Mutants]));
+    }
+
+    #[test]
+    fn options_that_say_different_things_are_refused() {
+        for options in [
+            &["--full", "--only", "loom"],
+            &["--full", "--mutate", "a"] as &[_],
+            &["--only", "change", "--mutate", "a"],
+            &["--only", "mutants", "--mutate", "a"],
+        ] {
+            assert_eq!(steps(options), Err(ErrorKind::ArgumentConflict));
+        }
+    }
+
+    #[test]
+    fn what_is_mutated_is_there() {
+        for (package, files) in MUTATED {
+            for file in files {
+                let path = format!("crates/{package}/src/{file}");
+                assert!(workspace::root().join(&path).is_file(), "no {path}");
+            }
+        }
+    }
+
+    /// `cargo install` takes no part of a version.
+    #[test]
+    fn the_version_of_cargo_mutants_is_a_whole_one() {
+        let parts: Vec<_> = MUTANTS_VERSION.split('.').map(str::parse::<u32>).collect();
+        assert!(parts.len() == 3 && parts.iter().all(Result::is_ok));
+    }
 
     #[test]
     fn a_mutant_is_explained_wherever_its_line_has_moved() {
