@@ -20,9 +20,11 @@ use governor::{
     nanos::Nanos,
     state::{NotKeyed, StateStore},
 };
-use tokio::time::Instant;
 
-/// governor's clock and store. All times are nanoseconds since the bucket was made.
+/// Nanoseconds since the limiter was made.
+pub(crate) type Nano = u64;
+
+/// governor's clock and store.
 #[derive(Debug, Clone, Default)]
 struct Ledger(Arc<Entries>);
 
@@ -60,7 +62,6 @@ impl StateStore for Ledger {
 pub(crate) struct Bucket {
     limiter: RateLimiter<NotKeyed, Ledger, Ledger, NoOpMiddleware<Nanos>>,
     ledger: Ledger,
-    start: Instant,
     burst: NonZeroU32,
     /// Nanoseconds in which one cell comes back.
     interval: u64,
@@ -68,54 +69,53 @@ pub(crate) struct Bucket {
 
 /// What a bucket's ledger said at one time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark(u64);
+pub(crate) struct Mark(pub(crate) Nano);
 
 impl Bucket {
     /// A full bucket. `interval` times `burst` must be some years at most.
-    pub(crate) fn new(interval: Duration, burst: NonZeroU32, start: Instant) -> Self {
-        let interval = interval.max(Duration::from_nanos(1));
-        let quota = Quota::with_period(interval)
-            .expect("the interval is not zero")
-            .allow_burst(burst);
+    pub(crate) fn new(interval: Duration, burst: NonZeroU32) -> Self {
         let ledger = Ledger::default();
+        let interval = interval.max(Duration::from_nanos(1));
         Self {
-            limiter: RateLimiter::new(quota, ledger.clone(), ledger.clone()),
+            limiter: limiter(interval, burst, &ledger),
             ledger,
-            start,
             burst,
             interval: Nanos::from(interval).into(),
         }
     }
 
-    pub(crate) const fn burst(&self) -> NonZeroU32 {
-        self.burst
+    pub(crate) const fn interval(&self) -> u64 {
+        self.interval
     }
 
     /// Takes `cost` cells, which must not be more than the burst. If there are fewer, it takes none
     /// and says when there will be enough.
-    pub(crate) fn take(&self, cost: NonZeroU32, now: Instant) -> Result<(), Instant> {
-        self.ledger.0.now.store(self.nanos(now), Relaxed);
+    pub(crate) fn take(&self, cost: NonZeroU32, now: Nano) -> Result<(), Nano> {
+        self.ledger.0.now.store(now, Relaxed);
         self.limiter
             .check_n(cost)
             .expect("the cost is not more than the burst")
-            .map_err(|refusal: NotUntil<Nanos>| self.instant(refusal.earliest_possible().into()))
+            .map_err(|refusal: NotUntil<Nanos>| refusal.earliest_possible().into())
     }
 
-    /// From when on `take` would succeed if `ahead` cells were taken first, each as early as can
-    /// be.
-    pub(crate) fn earliest(&self, cost: NonZeroU32, ahead: u64, now: Instant) -> Instant {
-        let mark = self.mark();
-        let taken = ahead.saturating_mul(self.interval);
-        let full_at = mark.0.max(self.nanos(now)).saturating_add(taken);
-        self.ledger.0.full_at.store(full_at, Relaxed);
-        let answer = self.take(cost, now);
-        self.set(mark);
-        answer.err().unwrap_or(now)
+    /// From when on so many cells can be taken, each as early as can be. It may be past, and more
+    /// cells than the burst has.
+    pub(crate) fn free_at(&self, cells: u64, now: Nano) -> Nano {
+        self.full_at()
+            .max(now)
+            .saturating_add(cells.saturating_mul(self.interval))
+            .saturating_sub(self.capacity())
+    }
+
+    /// As [`free_at`](Self::free_at), with nothing saved up since the last time that anything was
+    /// taken.
+    pub(crate) fn free_at_the_latest(&self, cells: u64) -> Nano {
+        self.free_at(cells, 0)
     }
 
     /// How many cells there are.
-    pub(crate) fn available(&self, now: Instant) -> u32 {
-        let missing = self.mark().0.saturating_sub(self.nanos(now));
+    pub(crate) fn available(&self, now: Nano) -> u32 {
+        let missing = self.full_at().saturating_sub(now);
         let taken = missing.div_ceil(self.interval);
         self.burst
             .get()
@@ -123,26 +123,55 @@ impl Bucket {
     }
 
     /// Sees to it that there is at most one cell at `end`, and none before.
-    pub(crate) fn drain_until(&self, end: Instant) {
-        let tolerance = self.interval * u64::from(self.burst.get() - 1);
-        let full_at = self.nanos(end).saturating_add(tolerance);
+    pub(crate) fn drain_until(&self, end: Nano) {
+        let full_at = end.saturating_add(self.capacity() - self.interval);
         self.ledger.0.full_at.fetch_max(full_at, Relaxed);
     }
 
+    /// Changes the pace at which cells come back. The cells that there are stay.
+    pub(crate) fn set_interval(&mut self, interval: Duration, now: Nano) {
+        let before = self.interval;
+        let interval = interval.max(Duration::from_nanos(1));
+        self.interval = Nanos::from(interval).into();
+        self.limiter = limiter(interval, self.burst, &self.ledger);
+        let full_at = scaled(self.full_at(), now, self.interval, before);
+        self.set(Mark(full_at));
+    }
+
     pub(crate) fn mark(&self) -> Mark {
-        Mark(self.ledger.0.full_at.load(Relaxed))
+        Mark(self.full_at())
     }
 
     pub(crate) fn set(&self, mark: Mark) {
         self.ledger.0.full_at.store(mark.0, Relaxed);
     }
 
-    fn nanos(&self, instant: Instant) -> u64 {
-        let nanos = instant.saturating_duration_since(self.start).as_nanos();
-        u64::try_from(nanos).unwrap_or(u64::MAX)
+    fn full_at(&self) -> Nano {
+        self.ledger.0.full_at.load(Relaxed)
     }
 
-    fn instant(&self, nanos: u64) -> Instant {
-        toolweir_core::time::saturating_add(self.start, Duration::from_nanos(nanos))
+    /// How long an empty bucket takes to fill.
+    fn capacity(&self) -> u64 {
+        self.interval * u64::from(self.burst.get())
     }
+}
+
+fn limiter(
+    interval: Duration,
+    burst: NonZeroU32,
+    ledger: &Ledger,
+) -> RateLimiter<NotKeyed, Ledger, Ledger, NoOpMiddleware<Nanos>> {
+    let quota = Quota::with_period(interval)
+        .expect("the interval is not zero")
+        .allow_burst(burst);
+    RateLimiter::new(quota, ledger.clone(), ledger.clone())
+}
+
+/// A time as far from now as its distance times `to / from`; a time that is past stays.
+pub(crate) fn scaled(at: Nano, now: Nano, to: u64, from: u64) -> Nano {
+    let Some(ahead) = at.checked_sub(now) else {
+        return at;
+    };
+    let ahead = u128::from(ahead) * u128::from(to) / u128::from(from.max(1));
+    now.saturating_add(u64::try_from(ahead).unwrap_or(u64::MAX))
 }

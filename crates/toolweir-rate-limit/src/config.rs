@@ -12,6 +12,15 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The longest time in which an empty bucket may fill up. It bounds the arithmetic.
 const LONGEST_FILL: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
+/// The longest grace of a booking.
+const LONGEST_GRACE: Duration = Duration::from_secs(3600);
+
+/// The largest table of bookings.
+const MOST_BOOKINGS: usize = 1_000_000;
+
+/// The largest burst where the quota is learned: it bounds the arithmetic.
+const MOST_LEARNED_BURST: u32 = 10_000;
+
 /// The longest wait. Longer ones are for whoever schedules the calls.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -32,24 +41,41 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimitConfig {
-    pub(crate) calls: NonZeroU32,
-    pub(crate) per: Duration,
+    pub(crate) pace: Pace,
     pub(crate) burst: NonZeroU32,
     pub(crate) max_wait: Duration,
     pub(crate) default_pause: Duration,
     pub(crate) max_pause: Duration,
+    pub(crate) max_bookings: usize,
+    pub(crate) booking_grace: Duration,
+}
+
+/// How fast calls may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Quota {
+        calls: NonZeroU32,
+        per: Duration,
+    },
+    /// As fast as the server lets them.
+    Learned {
+        first_calls: NonZeroU32,
+    },
 }
 
 impl RateLimitConfig {
     /// A builder with default values for all but the quota, which only the server's documentation
-    /// can tell.
+    /// can tell. Where it does not, the quota is [`learned`](RateLimitConfigBuilder::learned).
     pub fn builder() -> RateLimitConfigBuilder {
         RateLimitConfigBuilder::default()
     }
 
     /// In how much time one cell comes back, rounded up: never faster than the quota.
     pub(crate) fn interval(&self) -> Duration {
-        interval(self.calls, self.per)
+        match self.pace {
+            Pace::Quota { calls, per } => interval(calls, per),
+            Pace::Learned { .. } => Duration::from_secs(1),
+        }
     }
 }
 
@@ -63,27 +89,35 @@ fn interval(calls: NonZeroU32, per: Duration) -> Duration {
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct RateLimitConfigBuilder {
     quota: Option<(u32, Duration)>,
+    learned: bool,
+    first_calls: u32,
     burst: Option<u32>,
     max_wait: Duration,
     default_pause: Duration,
     max_pause: Duration,
+    max_bookings: usize,
+    booking_grace: Duration,
 }
 
 impl Default for RateLimitConfigBuilder {
     fn default() -> Self {
         Self {
             quota: None,
+            learned: false,
+            first_calls: 8,
             burst: None,
             max_wait: Duration::from_millis(250),
             default_pause: Duration::from_secs(1),
             max_pause: Duration::from_secs(3600),
+            max_bookings: 10_000,
+            booking_grace: Duration::from_secs(10),
         }
     }
 }
 
 impl RateLimitConfigBuilder {
     /// How many calls pass in a time: at least 1, in more than zero and at most 366 days. It must
-    /// be set.
+    /// be set, or [`learned`](Self::learned).
     ///
     /// A call that costs more counts as more. The cells come back one by one, each `per / calls`
     /// after the last, rounded up to a nanosecond, and not all at once at the end of a period.
@@ -103,7 +137,23 @@ impl RateLimitConfigBuilder {
         self.quota(calls, Duration::from_secs(60))
     }
 
-    /// How many calls may pass at once after a rest: at least 1, by default the quota's calls.
+    /// There is no quota that anybody could tell: it is learned from when the server asks for fewer
+    /// calls. The classifier must say when it does.
+    pub const fn learned(mut self) -> Self {
+        self.learned = true;
+        self
+    }
+
+    /// Where the quota is learned: how many calls may be under way at once before the server has
+    /// first refused one: at least 1, by default 8. Once some hundreds were served it is 2 % of
+    /// these, if that is more.
+    pub const fn first_calls(mut self, calls: u32) -> Self {
+        self.first_calls = calls;
+        self
+    }
+
+    /// How many calls may pass at once after a rest: at least 1, by default the quota's calls, or 1
+    /// where it is learned.
     ///
     /// In the worst case `burst + calls` pass in a time of `per`: those saved up, and those that
     /// come back meanwhile. No call may cost more than the burst.
@@ -135,12 +185,57 @@ impl RateLimitConfigBuilder {
         self
     }
 
+    /// How many refused calls may have a booking at once: by default 10,000, at most a million. With
+    /// zero none has.
+    pub const fn max_bookings(mut self, calls: usize) -> Self {
+        self.max_bookings = calls;
+        self
+    }
+
+    /// How much later than it was told a caller may come and still find its booking: more than zero,
+    /// at most an hour, by default 10 seconds.
+    pub const fn booking_grace(mut self, duration: Duration) -> Self {
+        self.booking_grace = duration;
+        self
+    }
+
     /// Checks the values.
     ///
     /// # Errors
     ///
     /// Names the field, its value and what is allowed.
     pub fn build(self) -> Result<RateLimitConfig, ConfigError> {
+        let (pace, burst) = self.pace()?;
+        self.check_times()?;
+        if self.max_bookings > MOST_BOOKINGS {
+            let allowed = format!("at most {MOST_BOOKINGS}");
+            return Err(ConfigError::new("max_bookings", self.max_bookings, allowed));
+        }
+        Ok(RateLimitConfig {
+            pace,
+            burst,
+            max_wait: self.max_wait,
+            default_pause: self.default_pause,
+            max_pause: self.max_pause,
+            max_bookings: self.max_bookings,
+            booking_grace: self.booking_grace,
+        })
+    }
+
+    fn pace(&self) -> Result<(Pace, NonZeroU32), ConfigError> {
+        if self.learned {
+            if self.quota.is_some() {
+                let allowed = "unset where it is `learned`";
+                return Err(ConfigError::new("quota", "set", allowed));
+            }
+            let first_calls = at_least_one("first_calls", self.first_calls)?;
+            let burst = at_least_one("burst", self.burst.unwrap_or(1))?;
+            if burst.get() > MOST_LEARNED_BURST {
+                let allowed = format!("from 1 to {MOST_LEARNED_BURST} where it is `learned`");
+                return Err(ConfigError::new("burst", burst, allowed));
+            }
+            return Ok((Pace::Learned { first_calls }, burst));
+        }
         let (calls, per) = self
             .quota
             .ok_or_else(|| ConfigError::new("quota", "unset", "set"))?;
@@ -155,6 +250,10 @@ impl RateLimitConfigBuilder {
             let allowed = format!("from 1 to {most}, or it would take more than ten years to fill");
             return Err(ConfigError::new("burst", burst, allowed));
         }
+        Ok((Pace::Quota { calls, per }, burst))
+    }
+
+    fn check_times(&self) -> Result<(), ConfigError> {
         if self.max_wait > LONGEST_WAIT {
             return Err(duration("max_wait", self.max_wait, "at most 60s"));
         }
@@ -166,14 +265,11 @@ impl RateLimitConfigBuilder {
             let allowed = "longer than zero and at most a day";
             return Err(duration("max_pause", self.max_pause, allowed));
         }
-        Ok(RateLimitConfig {
-            calls,
-            per,
-            burst,
-            max_wait: self.max_wait,
-            default_pause: self.default_pause,
-            max_pause: self.max_pause,
-        })
+        if self.booking_grace.is_zero() || self.booking_grace > LONGEST_GRACE {
+            let allowed = "longer than zero and at most an hour";
+            return Err(duration("booking_grace", self.booking_grace, allowed));
+        }
+        Ok(())
     }
 }
 
@@ -198,7 +294,10 @@ mod tests {
         assert_eq!(config.burst.get(), 7);
         let config = RateLimitConfig::builder().calls_per_minute(90).burst(2);
         let config = config.build().unwrap();
-        assert_eq!((config.per, config.burst.get()), (60 * SECOND, 2));
+        assert_eq!(
+            (config.interval(), config.burst.get()),
+            (SECOND * 2 / 3 + Duration::from_nanos(1), 2)
+        );
     }
 
     #[test]
@@ -226,6 +325,30 @@ mod tests {
                 "`quota` must be per more than zero and at most 366 days, but is per 0ns",
             ),
             (second().burst(0), "`burst` must be at least 1, but is 0"),
+            (
+                second().learned(),
+                "`quota` must be unset where it is `learned`, but is set",
+            ),
+            (
+                RateLimitConfig::builder().learned().first_calls(0),
+                "`first_calls` must be at least 1, but is 0",
+            ),
+            (
+                RateLimitConfig::builder().learned().burst(10_001),
+                "`burst` must be from 1 to 10000 where it is `learned`, but is 10001",
+            ),
+            (
+                second().max_bookings(1_000_001),
+                "`max_bookings` must be at most 1000000, but is 1000001",
+            ),
+            (
+                second().booking_grace(Duration::ZERO),
+                "`booking_grace` must be longer than zero and at most an hour, but is 0ns",
+            ),
+            (
+                second().booking_grace(3601 * SECOND),
+                "`booking_grace` must be longer than zero and at most an hour, but is 3601s",
+            ),
             (
                 RateLimitConfig::builder().quota(1, DAY).burst(4_000),
                 "`burst` must be from 1 to 3660, or it would take more than ten years to fill, \

@@ -15,8 +15,8 @@ use tower_service::Service;
 
 use crate::{
     refusal::Refusal,
-    shared::{InQueue, Shared},
-    state::{Limiter, Turn},
+    shared::{Dispatched, InQueue},
+    state::Turn,
 };
 
 pin_project! {
@@ -40,7 +40,7 @@ pin_project! {
         Called {
             #[pin]
             inner: F,
-            shared: Arc<Shared>,
+            dispatched: Dispatched,
             classify: C,
         },
         Refused {
@@ -68,11 +68,11 @@ pin_project! {
 const ENDED: &str = "the future is not polled after it has ended";
 
 impl<S, Req, F, C> ResponseFuture<S, Req, F, C> {
-    pub(crate) const fn called(inner: F, shared: Arc<Shared>, classify: C) -> Self {
+    pub(crate) const fn called(inner: F, dispatched: Dispatched, classify: C) -> Self {
         Self {
             stage: Stage::Called {
                 inner,
-                shared,
+                dispatched,
                 classify,
             },
         }
@@ -121,11 +121,11 @@ where
         loop {
             match stage.as_mut().project() {
                 StageProj::Waiting { wait } => match ready!(wait.as_mut().poll_call(cx)) {
-                    Ok(inner) => {
-                        let (shared, classify) = (wait.place.shared.clone(), wait.classify.clone());
+                    Ok((inner, dispatched)) => {
+                        let classify = wait.classify.clone();
                         stage.set(Stage::Called {
                             inner,
-                            shared,
+                            dispatched,
                             classify,
                         });
                     }
@@ -136,15 +136,17 @@ where
                 },
                 StageProj::Called {
                     inner,
-                    shared,
+                    dispatched,
                     classify,
                 } => {
                     let result = ready!(inner.poll(cx));
-                    let observation = observe(classify, result.as_ref());
-                    if let Some(Outcome::Throttled { retry_after }) =
-                        observation.map(|observation| observation.outcome)
-                    {
-                        shared.throttled(retry_after);
+                    match observe(classify, result.as_ref()).map(|seen| seen.outcome) {
+                        Some(Outcome::Throttled { retry_after }) => {
+                            dispatched.throttled(retry_after);
+                        }
+                        Some(_) => dispatched.served(),
+                        // A layer further in refused it.
+                        None => {}
                     }
                     stage.set(Stage::Ended);
                     return Poll::Ready(result);
@@ -161,7 +163,10 @@ where
 
 impl<S, Req, C> Wait<S, Req, C> {
     /// Makes the call, once its turn has come and the service is ready.
-    fn poll_call(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Future, S::Error>>
+    fn poll_call(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(S::Future, Dispatched), S::Error>>
     where
         S: Service<Req> + Clone,
         S::Error: From<Rejection>,
@@ -173,17 +178,16 @@ impl<S, Req, C> Wait<S, Req, C> {
             let next = match this.place.turn(cx, now) {
                 Turn::Come { until } => {
                     if this.inner.poll_ready(cx)?.is_ready() {
-                        if this.place.take(now) {
+                        if let Some(dispatched) = this.place.take(now) {
                             let request = this.request.take().expect("a call is made once");
-                            return Poll::Ready(Ok(this.inner.call(request)));
+                            return Poll::Ready(Ok((this.inner.call(request), dispatched)));
                         }
                         // A pause came between. It is not waited out with a readied instance.
                         *this.inner = this.inner.clone();
                         continue;
                     }
                     if until <= now {
-                        let refusal = this.place.shared.with(Limiter::not_taken);
-                        return Poll::Ready(refused(refusal));
+                        return Poll::Ready(refused(this.place.not_taken()));
                     }
                     until
                 }

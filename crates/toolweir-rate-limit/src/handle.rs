@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use toolweir_core::{
-    ReportState, StateReport,
+    ConfigError, ReportState, StateReport,
     time::{millis, millis_ceil},
 };
 
-use crate::{refusal::LAYER, shared::Shared};
+use crate::{RateLimitConfig, config::Pace, refusal::LAYER, shared::Shared};
 
 /// Reads a rate limit's state, pauses it and resumes it. Cheap to clone; clones share the limit.
 #[derive(Debug, Clone)]
@@ -25,10 +25,15 @@ impl RateLimitHandle {
         self.shared.with(|limiter| {
             let paused = limiter.paused(now);
             let wait = limiter.slot(now).saturating_duration_since(now);
-            let counts = limiter.counts();
+            let (counts, booked) = (limiter.counts(), limiter.bookings());
+            let (calls, per_ms) = match limiter.config.pace {
+                Pace::Quota { calls, per } => (Some(calls.get()), Some(millis(per))),
+                Pace::Learned { .. } => (None, None),
+            };
             RateLimitState {
-                calls: limiter.config.calls.get(),
-                per_ms: millis(limiter.config.per),
+                calls,
+                per_ms,
+                interval_us: limiter.interval().map(micros),
                 burst: limiter.config.burst.get(),
                 available: limiter.available(now),
                 waiting: limiter.waiting(),
@@ -39,6 +44,12 @@ impl RateLimitHandle {
                 waited_calls: counts.waited,
                 rejected_calls: counts.rejected,
                 throttled_calls: counts.throttled,
+                most_waiting: counts.most_waiting,
+                bookings: booked.len(),
+                most_bookings: booked.counts.most,
+                booked_calls: booked.counts.made,
+                redeemed_bookings: booked.counts.redeemed,
+                lapsed_bookings: booked.counts.lapsed,
             }
         })
     }
@@ -75,6 +86,30 @@ impl RateLimitHandle {
         let now = Instant::now();
         self.shared.with(|limiter| limiter.resume(now));
     }
+
+    /// Changes the quota, as
+    /// [`RateLimitConfigBuilder::quota`](crate::RateLimitConfigBuilder::quota) sets it. The burst
+    /// stays, and so do the cells that there are. Slower, bookings move away in proportion, and who
+    /// comes at a time that is too early by now is told the new one; faster, they stay.
+    ///
+    /// # Errors
+    ///
+    /// The quota is out of range, or is learned.
+    pub fn set_quota(&self, calls: u32, per: Duration) -> Result<(), ConfigError> {
+        let now = Instant::now();
+        let burst = self.shared.with(|limiter| match limiter.config.pace {
+            Pace::Quota { .. } => Ok(limiter.config.burst.get()),
+            Pace::Learned { .. } => Err(ConfigError::new(
+                "quota",
+                "set",
+                "unset where it is `learned`",
+            )),
+        })?;
+        let config = RateLimitConfig::builder().quota(calls, per).burst(burst);
+        let config = config.build()?;
+        self.shared.with(|limiter| limiter.set_pace(&config, now));
+        Ok(())
+    }
 }
 
 /// Ready while a call of cost 1 would pass, at once or after a wait that is allowed.
@@ -105,10 +140,12 @@ pub enum PausedBy {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct RateLimitState {
-    /// How many calls of cost 1 the quota has …
-    pub calls: u32,
+    /// How many calls of cost 1 the quota has, if it is not learned …
+    pub calls: Option<u32>,
     /// … in how much time.
-    pub per_ms: u64,
+    pub per_ms: Option<u64>,
+    /// In how many microseconds a cell comes back at present. `None`: that is still to be learned.
+    pub interval_us: Option<u64>,
     /// How many cells there can be at once.
     pub burst: u32,
     /// How many there are.
@@ -129,4 +166,20 @@ pub struct RateLimitState {
     pub rejected_calls: u64,
     /// How many answers asked for fewer calls.
     pub throttled_calls: u64,
+    /// The most calls that have waited at once.
+    pub most_waiting: usize,
+    /// How many refused calls have a booking, those that have come back and wait among them.
+    pub bookings: usize,
+    /// The most that have had one at once.
+    pub most_bookings: usize,
+    /// How many were booked.
+    pub booked_calls: u64,
+    /// How many bookings have ended because their call came back.
+    pub redeemed_bookings: u64,
+    /// How many have ended because nobody came.
+    pub lapsed_bookings: u64,
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,11 +1,14 @@
 #![doc = include_str!("../README.md")]
 
+mod bookings;
 mod bucket;
 mod config;
 mod future;
 mod handle;
 mod layer;
+mod learner;
 mod refusal;
+mod scope;
 mod service;
 mod shared;
 mod state;

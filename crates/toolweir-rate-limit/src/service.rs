@@ -43,10 +43,11 @@ where
 
     fn call(&mut self, req: Req) -> Self::Future {
         let (cost, deadline) = (self.facts.cost(&req), self.facts.deadline(&req));
-        match self.shared.enter(cost, deadline, Instant::now()) {
-            Entered::Passes => {
+        let call_id = self.facts.call_id(&req);
+        match self.shared.enter(cost, deadline, call_id, Instant::now()) {
+            Entered::Passes(dispatched) => {
                 let inner = self.inner.call(req);
-                ResponseFuture::called(inner, self.shared.clone(), self.classify.clone())
+                ResponseFuture::called(inner, dispatched, self.classify.clone())
             }
             Entered::Waits(place, slot) => {
                 self.let_go();

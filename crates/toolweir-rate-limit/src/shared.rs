@@ -1,6 +1,7 @@
 //! What every layer, service and handle of one rate limit shares, and the places in its queue.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Waker},
@@ -12,55 +13,67 @@ use tokio::time::Instant;
 use crate::{
     RateLimitConfig,
     refusal::Refusal,
-    state::{Entry, Limiter, Place, Turn},
+    scope::Place,
+    state::{Ask, Entry, Limiter, Sent, Turn},
 };
 
 #[derive(Debug)]
-pub(crate) struct Shared(Mutex<Limiter>);
+pub(crate) struct Shared {
+    limiter: Mutex<Limiter>,
+    /// Makes identities of call ids. Its keys are nobody's business.
+    hasher: RandomState,
+}
 
 /// What becomes of a new call.
 pub(crate) enum Entered {
-    Passes,
+    Passes(Dispatched),
     Waits(InQueue, Instant),
     Refused(Refusal),
 }
 
 impl Shared {
     pub(crate) fn new(config: RateLimitConfig) -> Self {
-        Self(Mutex::new(Limiter::new(config, Instant::now())))
+        Self {
+            limiter: Mutex::new(Limiter::new(config, Instant::now())),
+            hasher: RandomState::new(),
+        }
     }
 
     pub(crate) fn enter(
         self: &Arc<Self>,
         cost: NonZeroU32,
         deadline: Option<Instant>,
+        call_id: Option<&str>,
         now: Instant,
     ) -> Entered {
-        match self.with(|limiter| limiter.enter(cost, deadline, now)) {
-            Entry::Passes => Entered::Passes,
+        if self.with(|limiter| limiter.enter_at_once(cost, now)) {
+            return Entered::Passes(self.dispatched(cost, None));
+        }
+        let id = call_id.map(|call_id| self.hasher.hash_one(call_id));
+        let ask = Ask { cost, deadline, id };
+        match self.with(|limiter| limiter.enter(ask, now)) {
+            Entry::Passes(sent) => Entered::Passes(self.dispatched(cost, sent)),
             Entry::Waits { place, slot } => {
                 let shared = self.clone();
-                let place = InQueue {
-                    shared,
-                    place,
-                    cost,
-                };
-                Entered::Waits(place, slot)
+                Entered::Waits(InQueue { shared, place, ask }, slot)
             }
             Entry::Refused(refusal) => Entered::Refused(refusal),
         }
     }
 
-    pub(crate) fn throttled(&self, retry_after: Option<Duration>) {
-        let now = Instant::now();
-        self.with(|limiter| limiter.throttled(retry_after, now));
+    fn dispatched(self: &Arc<Self>, cost: NonZeroU32, sent: Sent) -> Dispatched {
+        Dispatched {
+            shared: self.clone(),
+            cost,
+            sent,
+        }
     }
 
     /// One step of the limiter. It must not run foreign code; those whom it wants to wake are woken
     /// when the lock is free again.
     pub(crate) fn with<R>(&self, step: impl FnOnce(&mut Limiter) -> R) -> R {
         // No foreign code runs under the lock, so a poisoned limiter is a whole one.
-        let mut limiter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         let result = step(&mut limiter);
         let wakers = limiter.take_wakers();
         drop(limiter);
@@ -69,12 +82,48 @@ impl Shared {
     }
 }
 
+/// A call that was made. Dropped, it has ended in a way that says nothing of the rate.
+#[derive(Debug)]
+pub(crate) struct Dispatched {
+    shared: Arc<Shared>,
+    cost: NonZeroU32,
+    /// `None` once it was settled, and where no rate is learned.
+    sent: Sent,
+}
+
+impl Dispatched {
+    /// The server has dealt with it.
+    pub(crate) fn served(&mut self) {
+        self.end(self.cost.get());
+    }
+
+    /// The server asks for fewer calls.
+    pub(crate) fn throttled(&mut self, retry_after: Option<Duration>) {
+        let (now, sent) = (Instant::now(), self.sent.take());
+        self.shared
+            .with(|limiter| limiter.throttled(sent, retry_after, now));
+    }
+
+    fn end(&mut self, served: u32) {
+        if let Some(sent) = self.sent.take() {
+            let now = Instant::now();
+            self.shared.with(|limiter| limiter.ended(sent, served, now));
+        }
+    }
+}
+
+impl Drop for Dispatched {
+    fn drop(&mut self) {
+        self.end(0);
+    }
+}
+
 /// A place in the queue. Dropped, it is free, and those behind it move up.
 #[derive(Debug)]
 pub(crate) struct InQueue {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     place: Place,
-    cost: NonZeroU32,
+    ask: Ask,
 }
 
 impl InQueue {
@@ -82,14 +131,20 @@ impl InQueue {
         // Wakers are foreign code: they are cloned before the lock is taken, and dropped after.
         let mut waker = Some(cx.waker().clone());
         self.shared
-            .with(|limiter| limiter.turn(self.place, self.cost, &mut waker, now))
+            .with(|limiter| limiter.turn(self.place, self.ask, &mut waker, now))
     }
 
-    /// Takes the cells. `false`: something has put the turn off.
-    pub(crate) fn take(&self, now: Instant) -> bool {
+    /// Takes the cells. `None`: something has put the turn off.
+    pub(crate) fn take(&self, now: Instant) -> Option<Dispatched> {
         let mut spent = None;
-        self.shared
-            .with(|limiter| limiter.take(self.place, &mut spent, now))
+        let sent = self
+            .shared
+            .with(|limiter| limiter.take(self.place, &mut spent, now))?;
+        Some(self.shared.dispatched(self.ask.cost, sent))
+    }
+
+    pub(crate) fn not_taken(&self) -> Refusal {
+        self.shared.with(Limiter::not_taken)
     }
 }
 

@@ -10,33 +10,45 @@ use toolweir_core::time::saturating_add;
 
 use crate::{
     PausedBy, RateLimitConfig,
-    bucket::{Bucket, Mark},
+    bookings::{Bookings, CallId},
+    bucket::{Mark, Nano},
+    config::Pace,
+    learner::{Episode, Learner},
     refusal::Refusal,
+    scope::{Place, Scope},
 };
 
 /// How long after its limit a waiting call that nobody polls keeps its place.
 const ABANDONED_AFTER: Duration = Duration::from_millis(50);
 
-/// The quota, the queue for it, and the pause.
+/// How many may wait while nobody knows for how long.
+const MOST_WAITING: usize = 10_000;
+
+/// When callers are told to come back while nothing is known: one for each of so many nanoseconds,
+/// over so many of these.
+const GUESS: (u64, u64) = (100_000_000, 300);
+
+/// No time that can be told.
+const UNKNOWN: Nano = Nano::MAX;
+
+/// The quota, the queue for it, the bookings and the pause.
 ///
 /// A call passes when there are cells for it and for all that came before it. It takes them at that
 /// moment and not earlier, so a call that gives up has nothing to give back.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    bucket: Bucket,
     pub(crate) config: RateLimitConfig,
-    /// By place, and places are given out in rising order: the first has waited longest.
+    start: Instant,
+    scope: Scope,
+    bookings: Bookings,
+    learner: Option<Learner>,
+    /// By place: the first has waited longest.
     waiters: BTreeMap<Place, Waiter>,
     next_place: Place,
-    /// What all that wait will cost together.
-    queued_cells: u64,
     pause: Option<Pause>,
     counts: Counts,
     to_wake: Vec<Waker>,
 }
-
-/// A place in the queue. It is never given out twice.
-pub(crate) type Place = u64;
 
 #[derive(Debug)]
 struct Waiter {
@@ -46,17 +58,25 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
+/// What a call is to the limiter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask {
+    pub(crate) cost: NonZeroU32,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) id: Option<CallId>,
+}
+
 /// How long a call waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
-    pub(crate) until: Instant,
-    deadline: Option<Instant>,
+    pub(crate) until: Nano,
+    deadline: Option<Nano>,
 }
 
 /// Nothing passes until it is over. The bucket says so too: it is drained until then.
 #[derive(Debug, Clone, Copy)]
 struct Pause {
-    until: Instant,
+    until: Nano,
     by: PausedBy,
     /// What the bucket was when the pause began, in case it is ended early.
     before: Mark,
@@ -68,13 +88,18 @@ pub(crate) struct Counts {
     pub(crate) waited: u64,
     pub(crate) rejected: u64,
     pub(crate) throttled: u64,
+    pub(crate) most_waiting: usize,
 }
+
+/// A call's leave to go, to be shown when it ends: the episode in which it was sent, where a rate is
+/// learned.
+pub(crate) type Sent = Option<Episode>;
 
 /// What becomes of a new call.
 #[derive(Debug)]
 pub(crate) enum Entry {
     /// Its cells are taken.
-    Passes,
+    Passes(Sent),
     Waits {
         place: Place,
         /// When its cells will be there, as far as can be told.
@@ -96,120 +121,172 @@ pub(crate) enum Turn {
 }
 
 impl Limit {
-    pub(crate) fn new(now: Instant, max_wait: Duration, deadline: Option<Instant>) -> Self {
-        let patience = saturating_add(now, max_wait);
-        Self {
-            until: deadline.map_or(patience, |deadline| patience.min(deadline)),
-            deadline,
-        }
-    }
-
     /// Whether nobody waits for the answer any more.
-    fn is_past_deadline(self, now: Instant) -> bool {
+    fn is_past_deadline(self, now: Nano) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
 
+// Calls.
 impl Limiter {
-    pub(crate) fn new(config: RateLimitConfig, now: Instant) -> Self {
+    pub(crate) fn new(config: RateLimitConfig, start: Instant) -> Self {
+        let learner = match config.pace {
+            Pace::Quota { .. } => None,
+            Pace::Learned { first_calls } => Some(Learner::new(first_calls.get())),
+        };
         Self {
-            bucket: Bucket::new(config.interval(), config.burst, now),
+            scope: Scope::new(config.interval(), config.burst),
+            bookings: Bookings::new(config.max_bookings, config.booking_grace),
             config,
+            start,
+            learner,
             waiters: BTreeMap::new(),
             next_place: 0,
-            queued_cells: 0,
             pause: None,
             counts: Counts::default(),
             to_wake: Vec::new(),
         }
     }
 
-    /// Lets a new call pass, gives it a place at the end of the queue, or refuses it.
-    pub(crate) fn enter(
-        &mut self,
-        cost: NonZeroU32,
-        deadline: Option<Instant>,
-        now: Instant,
-    ) -> Entry {
-        let burst = self.bucket.burst();
+    /// Lets a call pass if that can be told without knowing which one it is.
+    #[inline]
+    pub(crate) fn enter_at_once(&mut self, cost: NonZeroU32, now: Instant) -> bool {
+        let is_plain = self.learner.is_none()
+            && self.waiters.is_empty()
+            && !self.scope.is_claimed()
+            && cost <= self.config.burst;
+        let passes = is_plain && self.scope.take(cost, self.nano(now));
+        self.counts.passed += u64::from(passes);
+        passes
+    }
+
+    /// Lets a call pass, gives it a place in the queue, or refuses it.
+    pub(crate) fn enter(&mut self, ask: Ask, now: Instant) -> Entry {
+        let (cost, burst) = (ask.cost, self.config.burst);
         if cost > burst {
             self.counts.rejected += 1;
             return Entry::Refused(Refusal::CostTooHigh { cost, burst });
         }
+        let now = self.nano(now);
+        self.tick(now);
         self.evict_abandoned(Place::MAX, now);
-        let Err(slot) = self.try_pass(cost, self.queued_cells, now) else {
-            return Entry::Passes;
-        };
-        let limit = Limit::new(now, self.config.max_wait, deadline);
-        if slot > limit.until {
-            self.counts.rejected += 1;
-            return Entry::Refused(self.refusal(slot, now));
+        let limit = self.limit(ask.deadline, now);
+        if let Some((place, booking)) = ask.id.and_then(|id| self.bookings.find(id))
+            && !booking.is_back
+        {
+            if booking.cost == cost {
+                return self.come_back(place, cost, limit, now);
+            }
+            // Not the call that was booked.
+            self.bookings.redeem(place);
+            self.scope.release(place);
         }
-        let place = self.next_place;
-        self.next_place += 1;
-        self.queued_cells += u64::from(cost.get());
+        if self.admits(cost, now) {
+            return Entry::Passes(self.pass(cost, now));
+        }
+        if let Some(learner) = &mut self.learner {
+            learner.limits();
+        }
+        let slot = self.next_slot(cost, now);
+        let is_waited_for = if slot == UNKNOWN {
+            limit.until > now && self.waiters.len() < MOST_WAITING
+        } else {
+            slot <= limit.until
+        };
+        if !is_waited_for {
+            return Entry::Refused(self.refuse(cost, ask.id, now));
+        }
+        let place = self.new_place();
+        self.scope.enqueue(place, cost, now);
+        self.wait(place, cost, limit, slot)
+    }
+
+    /// A caller that was told to.
+    fn come_back(&mut self, place: Place, cost: NonZeroU32, limit: Limit, now: Nano) -> Entry {
+        let slot = self.slot_of(place, cost, now);
+        if slot <= now {
+            self.bookings.redeem(place);
+            self.scope.release(place);
+            return Entry::Passes(self.pass(cost, now));
+        }
+        if slot > limit.until {
+            return Entry::Refused(self.tell_again(place, cost, now));
+        }
+        if let Some(booking) = self.bookings.get_mut(place) {
+            booking.is_back = true;
+        }
+        self.wait(place, cost, limit, slot)
+    }
+
+    fn wait(&mut self, place: Place, cost: NonZeroU32, limit: Limit, slot: Nano) -> Entry {
         self.counts.waited += 1;
         let waker = None;
         let waiter = Waiter { cost, limit, waker };
         self.waiters.insert(place, waiter);
+        self.counts.most_waiting = self.counts.most_waiting.max(self.waiters.len());
+        let slot = self.instant(slot.min(limit.until));
         Entry::Waits { place, slot }
     }
 
-    /// Asks for the turn of a place that costs so much. If it has not come, `waker` is kept for
-    /// when things change, and the one from the last time comes out there.
+    /// Asks for the turn of a place. If it has not come, `waker` is kept for when things change, and
+    /// the one from the last time comes out there.
     pub(crate) fn turn(
         &mut self,
         place: Place,
-        cost: NonZeroU32,
+        ask: Ask,
         waker: &mut Option<Waker>,
         now: Instant,
     ) -> Turn {
+        let (cost, now) = (ask.cost, self.nano(now));
+        self.tick(now);
         self.evict_abandoned(place, now);
-        let ahead = self.ahead_of(place);
+        let slot = self.slot_of(place, cost, now);
         let Some(waiter) = self.waiters.get_mut(&place) else {
-            self.counts.rejected += 1;
-            let slot = self.bucket.earliest(cost, self.queued_cells, now);
-            return Turn::Refused(self.refusal(slot, now));
+            return Turn::Refused(self.refuse_again(ask, now));
         };
-        let slot = self.bucket.earliest(cost, ahead, now);
-        if slot > waiter.limit.until && slot > now {
-            self.counts.rejected += 1;
+        let limit = waiter.limit;
+        if slot > limit.until && slot > now && (slot != UNKNOWN || limit.until <= now) {
+            *waker = self.put_out(place).and_then(|waiter| waiter.waker);
             // Once it has left the queue, it would be a new call that comes after all others.
-            let others = self.queued_cells - u64::from(cost.get());
-            let slot = self.bucket.earliest(cost, others, now);
-            return Turn::Refused(self.refusal(slot, now));
+            return Turn::Refused(self.refuse_again(ask, now));
         }
-        if slot <= now && waiter.limit.is_past_deadline(now) {
+        if slot <= now && limit.is_past_deadline(now) {
             self.counts.rejected += 1;
             return Turn::Refused(Refusal::PastDeadline);
         }
         std::mem::swap(&mut waiter.waker, waker);
         if slot <= now {
             Turn::Come {
-                until: waiter.limit.until,
+                until: self.instant(limit.until),
             }
         } else {
-            Turn::NotBefore(slot)
+            Turn::NotBefore(self.instant(slot.min(limit.until)))
         }
     }
 
-    /// Takes the cells of a place whose turn has come, and with them the place. `false`: something
+    /// Takes the cells of a place whose turn has come, and with them the place. `None`: something
     /// has put it off since. Its waker comes out in `spent`.
-    pub(crate) fn take(&mut self, place: Place, spent: &mut Option<Waker>, now: Instant) -> bool {
-        let Some(cost) = self.waiters.get(&place).map(|waiter| waiter.cost) else {
-            return false;
-        };
-        let passes = self.try_pass(cost, self.ahead_of(place), now).is_ok();
-        if passes {
-            *spent = self.remove(place).and_then(|waiter| waiter.waker);
+    pub(crate) fn take(
+        &mut self,
+        place: Place,
+        spent: &mut Option<Waker>,
+        now: Instant,
+    ) -> Option<Sent> {
+        let now = self.nano(now);
+        let cost = self.waiters.get(&place)?.cost;
+        if self.slot_of(place, cost, now) > now {
+            return None;
         }
-        passes
+        *spent = self.waiters.remove(&place).and_then(|waiter| waiter.waker);
+        self.bookings.redeem(place);
+        self.scope.leave(place, cost);
+        Some(self.pass(cost, now))
     }
 
     /// Gives up a place, if it has not been taken or lost. Those behind it move up. Its waker comes
     /// out.
     pub(crate) fn leave(&mut self, place: Place) -> Option<Waker> {
-        let waiter = self.remove(place)?;
+        let waiter = self.put_out(place)?;
         self.wake_from(place);
         waiter.waker
     }
@@ -220,68 +297,136 @@ impl Limiter {
         Refusal::NotTaken
     }
 
-    /// The server asks for fewer calls.
-    pub(crate) fn throttled(&mut self, retry_after: Option<Duration>, now: Instant) {
-        self.counts.throttled += 1;
-        let pause = retry_after.unwrap_or(self.config.default_pause);
-        self.pause(pause.min(self.config.max_pause), PausedBy::Server, now);
+    /// A call has ended that was sent in this episode, and the server has not asked for fewer.
+    pub(crate) fn ended(&mut self, sent: Episode, served: u32, now: Instant) {
+        let now = self.nano(now);
+        let Some(learner) = &mut self.learner else {
+            return;
+        };
+        let before = learner.interval();
+        learner.ended(sent, served.into(), now);
+        let is_settled = learner.is_settling() && learner.under_way() == 0;
+        if is_settled {
+            learner.settle();
+        }
+        self.follow(before, now);
+        self.wake_some();
     }
 
+    /// The server asks for fewer calls.
+    pub(crate) fn throttled(&mut self, sent: Sent, retry_after: Option<Duration>, now: Instant) {
+        self.counts.throttled += 1;
+        let pause = retry_after.unwrap_or(self.config.default_pause);
+        let pause = pause.min(self.config.max_pause);
+        let at = self.nano(now);
+        if let (Some(learner), Some(sent)) = (&mut self.learner, sent) {
+            let before = learner.interval();
+            learner.refused(sent, nanos(pause), at);
+            if learner.is_settling() && learner.under_way() == 0 {
+                learner.settle();
+            }
+            self.follow(before, at);
+        }
+        self.pause(pause, PausedBy::Server, now);
+    }
+}
+
+// Operating and reading.
+impl Limiter {
     /// Lets nothing pass for a time, and then one cell at once and no more. A pause that lasts
     /// longer stays as it is.
     pub(crate) fn pause(&mut self, duration: Duration, by: PausedBy, now: Instant) {
-        let until = saturating_add(now, duration);
+        let until = self.nano(saturating_add(now, duration));
+        let now = self.nano(now);
+        self.scope.advance(now);
         match &mut self.pause {
             Some(pause) if pause.until > now => {
                 if pause.until >= until {
-                    return;
+                    return self.evict_hopeless(now);
                 }
                 pause.until = until;
                 pause.by = by;
             }
             _ => {
-                let before = self.bucket.mark();
+                let before = self.scope.bucket().mark();
                 self.pause = Some(Pause { until, by, before });
             }
         }
-        self.bucket.drain_until(until);
+        self.scope.pause(until);
         self.evict_hopeless(now);
     }
 
     /// Ends a pause, as if it had been meant to last until now.
     pub(crate) fn resume(&mut self, now: Instant) {
+        let now = self.nano(now);
         if let Some(pause) = self.pause.take_if(|pause| pause.until > now) {
-            self.bucket.set(pause.before);
-            self.bucket.drain_until(now);
+            self.scope.resume(pause.before, now);
             self.wake_from(0);
         }
     }
 
+    /// Changes the quota. Who was told to come back at a time that is too early now is told again.
+    pub(crate) fn set_pace(&mut self, config: &RateLimitConfig, now: Instant) {
+        self.config.pace = config.pace;
+        let now = self.nano(now);
+        self.set_interval(config.interval(), now);
+    }
+
     /// What is left of the pause, and who asked for it.
     pub(crate) fn paused(&self, now: Instant) -> Option<(PausedBy, Duration)> {
-        let pause = self.pause.filter(|pause| pause.until > now)?;
-        Some((pause.by, pause.until - now))
+        let now = self.nano(now);
+        let pause = self.pause_at(now)?;
+        Some((pause.by, Duration::from_nanos(pause.until - now)))
     }
 
     /// From when on a call of cost 1, made now, could pass.
-    pub(crate) fn slot(&self, now: Instant) -> Instant {
-        self.bucket
-            .earliest(NonZeroU32::MIN, self.queued_cells, now)
+    pub(crate) fn slot(&mut self, now: Instant) -> Instant {
+        let at = self.nano(now);
+        self.tick(at);
+        let slot = if self.admits(NonZeroU32::MIN, at) {
+            at
+        } else {
+            self.next_slot(NonZeroU32::MIN, at)
+        };
+        match slot {
+            UNKNOWN => saturating_add(now, Duration::from_nanos(GUESS.0)),
+            slot if slot <= at => now,
+            slot => self.instant(slot),
+        }
     }
 
     /// Why a call of cost 1, made now, would be refused.
-    pub(crate) fn verdict(&self, now: Instant) -> Option<Refusal> {
+    pub(crate) fn verdict(&mut self, now: Instant) -> Option<Refusal> {
         let slot = self.slot(now);
         let limit = saturating_add(now, self.config.max_wait);
-        (slot > limit).then(|| self.refusal(slot, now))
+        (slot > limit).then(|| self.refusal(slot.saturating_duration_since(now), self.nano(now)))
     }
 
     pub(crate) fn available(&self, now: Instant) -> u32 {
-        self.bucket.available(now)
+        let now = self.nano(now);
+        match &self.learner {
+            Some(learner) if learner.interval().is_none() => match self.pause_at(now) {
+                None => u32::try_from(learner.room()).unwrap_or(u32::MAX),
+                Some(_) => 0,
+            },
+            _ => self.scope.bucket().available(now),
+        }
+    }
+
+    /// In which time a cell comes back, if that is known.
+    pub(crate) fn interval(&self) -> Option<Duration> {
+        match &self.learner {
+            Some(learner) => learner.interval().map(Duration::from_nanos),
+            None => Some(self.config.interval()),
+        }
     }
 
     pub(crate) fn waiting(&self) -> usize {
         self.waiters.len()
+    }
+
+    pub(crate) const fn bookings(&self) -> &Bookings {
+        &self.bookings
     }
 
     pub(crate) const fn counts(&self) -> Counts {
@@ -292,38 +437,206 @@ impl Limiter {
     pub(crate) fn take_wakers(&mut self) -> Vec<Waker> {
         std::mem::take(&mut self.to_wake)
     }
+}
 
-    /// Takes `cost` cells if so many are left when `ahead` others are gone, or says when they are.
-    fn try_pass(&mut self, cost: NonZeroU32, ahead: u64, now: Instant) -> Result<(), Instant> {
-        if ahead > 0 {
-            let slot = self.bucket.earliest(cost, ahead, now);
-            if slot > now {
-                return Err(slot);
-            }
-        }
-        self.bucket.take(cost, now)?;
-        self.counts.passed += 1;
-        Ok(())
+// What the rest is made of.
+impl Limiter {
+    fn nano(&self, at: Instant) -> Nano {
+        nanos(at.saturating_duration_since(self.start))
     }
 
-    /// A call that could pass only at `slot`.
-    fn refusal(&self, slot: Instant, now: Instant) -> Refusal {
-        let retry_after = slot.saturating_duration_since(now);
-        match self.paused(now) {
-            Some((by, _)) => Refusal::Paused(by, retry_after),
+    fn instant(&self, at: Nano) -> Instant {
+        saturating_add(self.start, Duration::from_nanos(at))
+    }
+
+    fn limit(&self, deadline: Option<Instant>, now: Nano) -> Limit {
+        let deadline = deadline.map(|deadline| self.nano(deadline));
+        let patience = now.saturating_add(nanos(self.config.max_wait));
+        Limit {
+            until: deadline.map_or(patience, |deadline| patience.min(deadline)),
+            deadline,
+        }
+    }
+
+    const fn new_place(&mut self) -> Place {
+        let place = self.next_place;
+        self.next_place += 1;
+        place
+    }
+
+    fn pause_at(&self, now: Nano) -> Option<Pause> {
+        self.pause.filter(|pause| pause.until > now)
+    }
+
+    /// Nothing is known of the rate.
+    fn is_open(&self) -> bool {
+        let learner = self.learner.as_ref();
+        learner.is_some_and(|learner| learner.interval().is_none())
+    }
+
+    /// Lets the time pass.
+    fn tick(&mut self, now: Nano) {
+        if self.scope.is_claimed() {
+            self.scope.advance(now);
+            while let Some(place) = self.bookings.lapse(|place| self.scope.slot(place), now) {
+                self.scope.release(place);
+            }
+        }
+        // Whoever has not answered by the end of the pause is not waited for.
+        let is_late = |learner: &Learner| learner.is_settling();
+        if self.pause_at(now).is_none() && self.learner.as_ref().is_some_and(is_late) {
+            self.settle(now);
+        }
+    }
+
+    fn settle(&mut self, now: Nano) {
+        if let Some(learner) = &mut self.learner {
+            let before = learner.interval();
+            learner.settle();
+            self.follow(before, now);
+        }
+    }
+
+    /// Goes at the pace that was learned, if it is another than before.
+    fn follow(&mut self, before: Option<u64>, now: Nano) {
+        let interval = self.learner.as_ref().and_then(Learner::interval);
+        if let Some(interval) = interval.filter(|_| interval != before) {
+            self.set_interval(Duration::from_nanos(interval), now);
+        }
+    }
+
+    fn set_interval(&mut self, interval: Duration, now: Nano) {
+        self.scope.advance(now);
+        let paused = self.pause_at(now).map(|pause| pause.until);
+        self.scope.set_interval(interval, paused, now);
+        if let Some(pause) = &mut self.pause {
+            pause.before = Mark(now);
+        }
+        self.evict_hopeless(now);
+        self.wake_from(0);
+    }
+
+    /// Whether a call passes that comes after all others.
+    fn admits(&self, cost: NonZeroU32, now: Nano) -> bool {
+        if self.is_open() {
+            return self.open_slot(self.waiters.len(), now) <= now;
+        }
+        self.scope.admits(cost, now)
+    }
+
+    /// When one could.
+    fn next_slot(&self, cost: NonZeroU32, now: Nano) -> Nano {
+        if self.is_open() {
+            return self.open_slot(self.waiters.len(), now);
+        }
+        self.scope.next_slot(cost, now)
+    }
+
+    /// When a place has its turn.
+    fn slot_of(&self, place: Place, cost: NonZeroU32, now: Nano) -> Nano {
+        let ahead = self.waiters.range(..place);
+        if self.is_open() {
+            return self.open_slot(ahead.count(), now);
+        }
+        let ahead = ahead.map(|(_, waiter)| u64::from(waiter.cost.get())).sum();
+        let slot = self.scope.slot(place).unwrap_or(now);
+        slot.max(self.scope.free_at(cost, ahead, now))
+    }
+
+    fn open_slot(&self, ahead: usize, now: Nano) -> Nano {
+        let Some(learner) = &self.learner else {
+            return UNKNOWN;
+        };
+        match self.pause_at(now) {
+            Some(pause) if !learner.is_settling() => pause.until,
+            None if learner.room() > ahead as u64 => now,
+            _ => UNKNOWN,
+        }
+    }
+
+    /// Takes the cells of a call that is about to be made.
+    fn pass(&mut self, cost: NonZeroU32, now: Nano) -> Sent {
+        self.counts.passed += 1;
+        if !self.is_open() {
+            self.scope.take(cost, now);
+        }
+        self.learner.as_mut().map(|learner| learner.sent(now))
+    }
+
+    /// Refuses a call that comes after all others, and books it if it can be known again.
+    fn refuse(&mut self, cost: NonZeroU32, id: Option<CallId>, now: Nano) -> Refusal {
+        self.counts.rejected += 1;
+        self.settle(now);
+        let slot = self.next_slot(cost, now);
+        if slot == UNKNOWN {
+            let turn = self.counts.rejected % GUESS.1 + 1;
+            return self.refusal(Duration::from_nanos(turn * GUESS.0), now);
+        }
+        let told = self.told(slot, now);
+        if slot > now
+            && !self.is_open()
+            && let Some(id) = id.filter(|id| self.bookings.has_room_for(*id))
+        {
+            let place = self.new_place();
+            self.scope.claim(place, cost, now);
+            self.bookings.insert(place, id, cost, told);
+        }
+        self.refusal(Duration::from_nanos(told - now), now)
+    }
+
+    /// Refuses a call that has waited, and that may have a booking.
+    fn refuse_again(&mut self, ask: Ask, now: Nano) -> Refusal {
+        match ask.id.and_then(|id| self.bookings.find(id)) {
+            Some((place, booking)) if !booking.is_back => self.tell_again(place, ask.cost, now),
+            _ => self.refuse(ask.cost, ask.id, now),
+        }
+    }
+
+    /// Refuses a call that keeps its booking.
+    fn tell_again(&mut self, place: Place, cost: NonZeroU32, now: Nano) -> Refusal {
+        self.counts.rejected += 1;
+        // Others who are due and not here yet may come before it.
+        let before = self.scope.due_before(place);
+        let free = self.scope.free_at(cost, before, now);
+        let slot = self.slot_of(place, cost, now).max(free);
+        let told = self.told(slot, now);
+        if let Some(booking) = self.bookings.get_mut(place) {
+            booking.told = told;
+        }
+        self.refusal(Duration::from_nanos(told - now), now)
+    }
+
+    /// When to come back for a slot. While little is known of the rate, those with a late slot come
+    /// sooner, spread over the time for which it can be relied on, and ask again.
+    fn told(&self, slot: Nano, now: Nano) -> Nano {
+        let trusted = self
+            .learner
+            .as_ref()
+            .map_or(Nano::MAX, Learner::trusted_for);
+        let wait = slot.saturating_sub(now);
+        if wait <= trusted {
+            return slot.max(now);
+        }
+        let half = (trusted / 2).max(1);
+        now + half + wait % half
+    }
+
+    /// A call that could pass only after so long.
+    fn refusal(&self, retry_after: Duration, now: Nano) -> Refusal {
+        match self.pause_at(now) {
+            Some(pause) => Refusal::Paused(pause.by, retry_after),
             None if retry_after.is_zero() => Refusal::NotTaken,
             None => Refusal::QuotaSpent(retry_after),
         }
     }
 
-    fn ahead_of(&self, place: Place) -> u64 {
-        let ahead = self.waiters.range(..place);
-        ahead.map(|(_, waiter)| u64::from(waiter.cost.get())).sum()
-    }
-
-    fn remove(&mut self, place: Place) -> Option<Waiter> {
+    /// Takes a place out of the queue. A booking stays.
+    fn put_out(&mut self, place: Place) -> Option<Waiter> {
         let waiter = self.waiters.remove(&place)?;
-        self.queued_cells -= u64::from(waiter.cost.get());
+        match self.bookings.get_mut(place) {
+            Some(booking) => booking.is_back = false,
+            None => self.scope.leave(place, waiter.cost),
+        }
         Some(waiter)
     }
 
@@ -334,34 +647,54 @@ impl Limiter {
             .extend(behind.filter_map(|(_, waiter)| waiter.waker.take()));
     }
 
+    /// Wakes those for whom there is room while nothing is known of the rate.
+    fn wake_some(&mut self) {
+        let room = self.learner.as_ref().map_or(0, Learner::room);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let first = self.waiters.values_mut().take(room);
+        self.to_wake
+            .extend(first.filter_map(|waiter| waiter.waker.take()));
+    }
+
     /// Puts out calls before `place` that should have ended their wait and did not: their futures
     /// are neither polled nor dropped, and all others wait behind them.
-    fn evict_abandoned(&mut self, place: Place, now: Instant) {
-        while let Some(first) = self.waiters.first_entry()
-            && *first.key() < place
-            && saturating_add(first.get().limit.until, ABANDONED_AFTER) < now
+    fn evict_abandoned(&mut self, place: Place, now: Nano) {
+        let late = now.saturating_sub(nanos(ABANDONED_AFTER));
+        while let Some((first, waiter)) = self.waiters.first_key_value()
+            && *first < place
+            && waiter.limit.until < late
         {
-            let (place, waiter) = first.remove_entry();
-            self.queued_cells -= u64::from(waiter.cost.get());
-            self.to_wake.extend(waiter.waker);
-            self.wake_from(place);
+            let first = *first;
+            if let Some(waiter) = self.put_out(first) {
+                self.to_wake.extend(waiter.waker);
+            }
+            self.wake_from(first);
         }
     }
 
-    /// Puts out calls that a pause has left without a chance, so that they can be refused at once.
-    fn evict_hopeless(&mut self, now: Instant) {
+    /// Puts out calls that are left without a chance, so that they can be refused at once.
+    fn evict_hopeless(&mut self, now: Nano) {
+        if self.is_open() {
+            return;
+        }
         let mut ahead = 0;
-        let (bucket, to_wake) = (&self.bucket, &mut self.to_wake);
-        self.waiters.retain(|_, waiter| {
-            let slot = bucket.earliest(waiter.cost, ahead, now);
-            let has_a_chance = slot <= waiter.limit.until;
-            if has_a_chance {
+        let mut hopeless = Vec::new();
+        for (place, waiter) in &self.waiters {
+            let slot = self.scope.slot(*place).unwrap_or(now);
+            let slot = slot.max(self.scope.free_at(waiter.cost, ahead, now));
+            if slot <= waiter.limit.until {
                 ahead += u64::from(waiter.cost.get());
             } else {
-                to_wake.extend(waiter.waker.take());
+                hopeless.push(*place);
             }
-            has_a_chance
-        });
-        self.queued_cells = ahead;
+        }
+        for place in hopeless {
+            let waker = self.put_out(place).and_then(|waiter| waiter.waker);
+            self.to_wake.extend(waker);
+        }
     }
+}
+
+fn nanos(duration: Duration) -> Nano {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -830,6 +830,13 @@ mod reading {
             serde_json::to_value(rig.handle.state()).unwrap(),
             serde_json::json!({
                 "calls": 10,
+                "interval_us": 100_000,
+                "most_waiting": 0,
+                "bookings": 0,
+                "most_bookings": 0,
+                "booked_calls": 0,
+                "redeemed_bookings": 0,
+                "lapsed_bookings": 0,
                 "per_ms": 1000,
                 "burst": 4,
                 "available": 0,
