@@ -16,6 +16,10 @@ const SERVED_FOR_ONE: u64 = 50;
 /// How long a gap must be, at least, for a server to have saved up something in it.
 const IDLE: u64 = 1_000_000_000;
 
+/// The intervals between callers who are told to come back while nothing is known.
+const FASTEST_GUESS: u64 = 1_000_000;
+const SLOWEST_GUESS: u64 = 100_000_000;
+
 /// An interval is never longer.
 const LONGEST: u64 = 3_600_000_000_000;
 
@@ -26,8 +30,9 @@ pub(crate) struct Learner {
     /// How many calls may be under way, before the first refusal.
     window: u64,
     phase: Phase,
-    /// How many refusals began another episode.
-    episode: Episode,
+    /// The present pace, and the one with which the episode began.
+    version: Version,
+    episode: Version,
     begun: Option<Nano>,
     /// The episode began with a refusal, and the server was never idle since.
     from_empty: bool,
@@ -48,7 +53,8 @@ pub(crate) struct Learner {
     quiet_periods: u32,
 }
 
-pub(crate) type Episode = u64;
+/// The number of a pace. Answers to calls that were sent at an earlier one say nothing of it.
+pub(crate) type Version = u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -67,6 +73,7 @@ impl Learner {
             under_way: 0,
             window: 1,
             phase: Phase::Open,
+            version: 0,
             episode: 0,
             begun: None,
             from_empty: false,
@@ -108,6 +115,15 @@ impl Learner {
         }
     }
 
+    /// In which time a call passes, as far as anything is known before the first refusal.
+    pub(crate) fn guess(&self, now: Nano) -> u64 {
+        let elapsed = self.begun.map_or(0, |begun| now.saturating_sub(begun));
+        let interval = elapsed.checked_div(self.served);
+        interval.map_or(SLOWEST_GUESS, |interval| {
+            interval.clamp(FASTEST_GUESS, SLOWEST_GUESS)
+        })
+    }
+
     /// How long the present pace can be relied on. Few calls say little about a rate.
     pub(crate) fn trusted_for(&self) -> u64 {
         let calls = self.support.saturating_add(self.served).min(10_000);
@@ -120,7 +136,7 @@ impl Learner {
         self.is_limiting = true;
     }
 
-    pub(crate) fn sent(&mut self, now: Nano) -> Episode {
+    pub(crate) fn sent(&mut self, now: Nano) -> Version {
         let idle = self.interval().unwrap_or(0).saturating_mul(3).max(IDLE);
         let was_idle = self.under_way == 0 && now > self.last_sent.max(self.resumed) + idle;
         if self.begun.is_none() || was_idle && !self.is_settling() {
@@ -131,11 +147,11 @@ impl Learner {
         }
         self.last_sent = now;
         self.under_way += 1;
-        self.episode
+        self.version
     }
 
     /// A call has ended, and the server has not said that it was one too many.
-    pub(crate) fn ended(&mut self, sent: Episode, served: u64, now: Nano) {
+    pub(crate) fn ended(&mut self, sent: Version, served: u64, now: Nano) {
         self.under_way = self.under_way.saturating_sub(1);
         if served == 0 {
             return;
@@ -147,15 +163,18 @@ impl Learner {
                 self.window = (self.window + 1).min(most);
             }
             Phase::Settling { .. } => self.served += served,
-            Phase::Paced { interval } if sent == self.episode => {
+            Phase::Paced { interval } if sent >= self.episode => {
                 self.served += served;
-                self.grow(interval, now);
+                // One that was sent before the last change of pace says nothing of it.
+                if sent == self.version {
+                    self.grow(interval, now);
+                }
             }
             Phase::Paced { .. } => {}
         }
     }
 
-    /// Goes faster: by a quarter with each call while the rate is found, and then by a little, and
+    /// Goes faster: by a quarter with each round while the rate is found, and then by a little, and
     /// more each time that nothing came of it.
     fn grow(&mut self, interval: u64, now: Nano) {
         if !self.is_limiting {
@@ -174,17 +193,19 @@ impl Learner {
             return;
         };
         self.is_limiting = false;
+        self.version += 1;
         let interval = (interval * 100 / (100 + percent)).max(1);
         self.phase = Phase::Paced { interval };
     }
 
     /// The server has refused a call, for so long.
-    pub(crate) fn refused(&mut self, sent: Episode, pause: u64, now: Nano) {
+    pub(crate) fn refused(&mut self, sent: Version, pause: u64, now: Nano) {
         self.under_way = self.under_way.saturating_sub(1);
-        if sent != self.episode {
+        if sent < self.episode {
             return;
         }
-        self.episode += 1;
+        self.version += 1;
+        self.episode = self.version;
         let begun = self.begun.unwrap_or(now);
         match self.phase {
             Phase::Open => {

@@ -13,7 +13,7 @@ use crate::{
     bookings::{Bookings, CallId},
     bucket::{Mark, Nano},
     config::Pace,
-    learner::{Episode, Learner},
+    learner::{Learner, Version},
     refusal::Refusal,
     scope::{Place, Scope},
 };
@@ -24,9 +24,8 @@ const ABANDONED_AFTER: Duration = Duration::from_millis(50);
 /// How many may wait while nobody knows for how long.
 const MOST_WAITING: usize = 10_000;
 
-/// When callers are told to come back while nothing is known: one for each of so many nanoseconds,
-/// over so many of these.
-const GUESS: (u64, u64) = (100_000_000, 300);
+/// Over which time callers are spread who are told to come back while nothing is known.
+const SPREAD: u64 = 30_000_000_000;
 
 /// No time that can be told.
 const UNKNOWN: Nano = Nano::MAX;
@@ -91,9 +90,9 @@ pub(crate) struct Counts {
     pub(crate) most_waiting: usize,
 }
 
-/// A call's leave to go, to be shown when it ends: the episode in which it was sent, where a rate is
+/// A call's leave to go, to be shown when it ends: the pace at which it was sent, where a rate is
 /// learned.
-pub(crate) type Sent = Option<Episode>;
+pub(crate) type Sent = Option<Version>;
 
 /// What becomes of a new call.
 #[derive(Debug)]
@@ -210,6 +209,9 @@ impl Limiter {
             return Entry::Passes(self.pass(cost, now));
         }
         if slot > limit.until {
+            if let Some(learner) = &mut self.learner {
+                learner.limits();
+            }
             return Entry::Refused(self.tell_again(place, cost, now));
         }
         if let Some(booking) = self.bookings.get_mut(place) {
@@ -297,8 +299,8 @@ impl Limiter {
         Refusal::NotTaken
     }
 
-    /// A call has ended that was sent in this episode, and the server has not asked for fewer.
-    pub(crate) fn ended(&mut self, sent: Episode, served: u32, now: Instant) {
+    /// A call has ended that was sent at this pace, and the server has not asked for fewer.
+    pub(crate) fn ended(&mut self, sent: Version, served: u32, now: Instant) {
         let now = self.nano(now);
         let Some(learner) = &mut self.learner else {
             return;
@@ -389,7 +391,7 @@ impl Limiter {
             self.next_slot(NonZeroU32::MIN, at)
         };
         match slot {
-            UNKNOWN => saturating_add(now, Duration::from_nanos(GUESS.0)),
+            UNKNOWN => saturating_add(now, Duration::from_nanos(self.guess(at))),
             slot if slot <= at => now,
             slot => self.instant(slot),
         }
@@ -543,6 +545,13 @@ impl Limiter {
         slot.max(self.scope.free_at(cost, ahead, now))
     }
 
+    fn guess(&self, now: Nano) -> u64 {
+        self.learner
+            .as_ref()
+            .map_or(0, |learner| learner.guess(now))
+            .max(1)
+    }
+
     fn open_slot(&self, ahead: usize, now: Nano) -> Nano {
         let Some(learner) = &self.learner else {
             return UNKNOWN;
@@ -569,8 +578,9 @@ impl Limiter {
         self.settle(now);
         let slot = self.next_slot(cost, now);
         if slot == UNKNOWN {
-            let turn = self.counts.rejected % GUESS.1 + 1;
-            return self.refusal(Duration::from_nanos(turn * GUESS.0), now);
+            let guess = self.guess(now);
+            let turn = self.counts.rejected % (SPREAD / guess) + 1;
+            return self.refusal(Duration::from_nanos(turn * guess), now);
         }
         let told = self.told(slot, now);
         if slot > now

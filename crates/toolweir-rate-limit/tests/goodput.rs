@@ -1,0 +1,264 @@
+//! A thousand calls at once against servers with a limit, on a paused clock: how many are one too
+//! many, how often each comes, and how long it all takes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+use toolweir_core::{Classify, Delivery, Facts, Observation, Outcome, Rejection};
+use toolweir_rate_limit::{RateLimitConfig, RateLimitHandle, RateLimitLayer};
+use tower::{Layer, ServiceExt, service_fn};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+
+/// How the server counts.
+#[derive(Debug, Clone, Copy)]
+enum Counts {
+    /// So many come back in a second, and so many are kept.
+    Bucket { rate: f64, burst: f64 },
+    /// So many in each second.
+    Window { calls: u64 },
+}
+
+#[derive(Debug)]
+struct Server {
+    begun: Instant,
+    counts: Counts,
+    /// From when on it has which rate.
+    changes: Vec<(Duration, f64)>,
+    cells: f64,
+    at: Duration,
+    window: (u64, u64),
+    served: Vec<Duration>,
+    refused: Vec<Duration>,
+}
+
+impl Server {
+    fn new(counts: Counts) -> Self {
+        Self {
+            begun: Instant::now(),
+            counts,
+            changes: Vec::new(),
+            cells: if let Counts::Bucket { burst, .. } = counts {
+                burst
+            } else {
+                0.0
+            },
+            at: Duration::ZERO,
+            window: (0, 0),
+            served: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    /// When to come back, if this call is one too many.
+    fn answer(&mut self) -> Option<Duration> {
+        let now = self.begun.elapsed();
+        let is_served = match self.counts {
+            Counts::Bucket { rate, burst } => {
+                let past = self.changes.iter().filter(|change| change.0 <= now);
+                let rate = past.last().map_or(rate, |change| change.1);
+                let back = (now - self.at).as_secs_f64() * rate;
+                self.cells = (self.cells + back).min(burst);
+                let is_served = self.cells > 1.0 - 1e-9;
+                self.cells -= f64::from(u8::from(is_served));
+                is_served
+            }
+            Counts::Window { calls } => {
+                if self.window.0 != now.as_secs() {
+                    self.window = (now.as_secs(), 0);
+                }
+                self.window.1 += 1;
+                self.window.1 <= calls
+            }
+        };
+        self.at = now;
+        if is_served {
+            self.served.push(now);
+            return None;
+        }
+        self.refused.push(now);
+        Some(SECOND)
+    }
+}
+
+/// Chance that is the same each time.
+#[derive(Debug, Default)]
+struct Chance(AtomicU64);
+
+impl Chance {
+    fn up_to(&self, most: Duration) -> Duration {
+        let mut bits = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Relaxed);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let part = u32::try_from((bits ^ (bits >> 31)) >> 40).unwrap();
+        most * part / (1 << 24)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ids(bool);
+
+impl Facts<Arc<str>> for Ids {
+    fn call_id<'r>(&self, call: &'r Arc<str>) -> Option<&'r str> {
+        self.0.then_some(call)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ReadAnswer;
+
+impl Classify<Option<Duration>, Rejection> for ReadAnswer {
+    fn classify(&self, result: Result<&Option<Duration>, &Rejection>) -> Observation {
+        let outcome = match result {
+            Ok(None) => Outcome::Success,
+            Ok(retry_after) => Outcome::Throttled {
+                retry_after: *retry_after,
+            },
+            Err(_) => Outcome::Failure,
+        };
+        Observation::new(outcome, Delivery::Executed)
+    }
+}
+
+#[derive(Debug)]
+struct Run {
+    throttled: usize,
+    makespan: f64,
+    attempts: Vec<u32>,
+    served: Vec<Duration>,
+    handle: RateLimitHandle,
+}
+
+impl Run {
+    fn mean_attempts(&self) -> f64 {
+        let calls = u32::try_from(self.attempts.len()).unwrap();
+        f64::from(self.attempts.iter().sum::<u32>()) / f64::from(calls)
+    }
+
+    fn most_attempts(&self) -> u32 {
+        *self.attempts.iter().max().unwrap()
+    }
+
+    fn served_between(&self, from: u64, to: u64) -> usize {
+        let all = self.served.iter();
+        all.filter(|at| (from..to).contains(&at.as_secs())).count()
+    }
+}
+
+/// Makes all calls at once. Whoever is refused comes back when told, and a little late. Calls and
+/// answers are on their way for 5 to 15 milliseconds each.
+async fn run(config: RateLimitConfig, server: Server, calls: usize, ids: bool) -> Run {
+    let layer = RateLimitLayer::new(config)
+        .with_facts(Ids(ids))
+        .with_classifier(ReadAnswer);
+    let (server, chance) = (Arc::new(Mutex::new(server)), Arc::new(Chance::default()));
+    let service = layer.layer(service_fn({
+        let (server, chance) = (server.clone(), chance.clone());
+        move |_: Arc<str>| {
+            let (server, chance) = (server.clone(), chance.clone());
+            async move {
+                sleep(5 * MILLI + chance.up_to(10 * MILLI)).await;
+                let answer = server.lock().unwrap().answer();
+                sleep(5 * MILLI + chance.up_to(10 * MILLI)).await;
+                Ok::<_, Rejection>(answer)
+            }
+        }
+    }));
+    let callers: Vec<_> = (0..calls)
+        .map(|number| {
+            let (service, chance) = (service.clone(), chance.clone());
+            let id: Arc<str> = format!("call-{number}").into();
+            tokio::spawn(async move {
+                for attempt in 1.. {
+                    let wait = match service.clone().oneshot(id.clone()).await {
+                        Ok(None) => return attempt,
+                        Ok(Some(wait)) => wait,
+                        Err(refusal) => refusal.retry_after().unwrap(),
+                    };
+                    sleep(wait + chance.up_to(20 * MILLI)).await;
+                }
+                unreachable!()
+            })
+        })
+        .collect();
+    let mut attempts = Vec::new();
+    for caller in callers {
+        attempts.push(caller.await.unwrap());
+    }
+    let server = server.lock().unwrap();
+    assert_eq!(server.served.len(), calls);
+    let run = Run {
+        throttled: server.refused.len(),
+        makespan: server.served.last().unwrap().as_secs_f64(),
+        attempts,
+        served: server.served.clone(),
+        handle: layer.handle(),
+    };
+    println!(
+        "{:?} ids {ids}: {} throttled in seconds {:?}, {:.2} s, attempts {:.3} to {}, {:?} us, {} lapsed",
+        server.counts,
+        run.throttled,
+        {
+            let mut v: Vec<u64> = server.refused.iter().map(Duration::as_secs).collect();
+            v.dedup();
+            v
+        },
+        run.makespan,
+        run.mean_attempts(),
+        run.most_attempts(),
+        run.handle.state().interval_us,
+        run.handle.state().lapsed_bookings,
+    );
+    run
+}
+
+fn learned() -> RateLimitConfig {
+    RateLimitConfig::builder().learned().build().unwrap()
+}
+
+const fn bucket(rate: f64, burst: f64) -> Counts {
+    Counts::Bucket { rate, burst }
+}
+
+#[tokio::test(start_paused = true)]
+async fn explore() {
+    let known = RateLimitConfig::builder()
+        .quota(98, 10 * SECOND)
+        .burst(9)
+        .build()
+        .unwrap();
+    run(known.clone(), Server::new(bucket(10.0, 10.0)), 1000, true).await;
+    run(known, Server::new(bucket(10.0, 10.0)), 1000, false).await;
+    for rate in [1.0, 10.0, 100.0] {
+        for burst in [1.0, 10.0, 50.0] {
+            for ids in [true, false] {
+                run(learned(), Server::new(bucket(rate, burst)), 1000, ids).await;
+            }
+        }
+    }
+    for calls in [1, 10, 100] {
+        for ids in [true, false] {
+            run(learned(), Server::new(Counts::Window { calls }), 1000, ids).await;
+        }
+    }
+    for ids in [true, false] {
+        let mut server = Server::new(bucket(10.0, 10.0));
+        server.changes = vec![(30 * SECOND, 5.0), (90 * SECOND, 20.0)];
+        let run = run(learned(), server, 2000, ids).await;
+        println!(
+            "{} {} {}",
+            run.served_between(10, 30),
+            run.served_between(40, 90),
+            run.served_between(120, 140)
+        );
+    }
+}
