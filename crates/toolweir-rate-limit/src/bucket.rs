@@ -164,6 +164,8 @@ fn limiter(
     let quota = Quota::with_period(interval)
         .expect("the interval is not zero")
         .allow_burst(burst);
+    // governor counts from the time at which it is made, and the ledger from zero.
+    ledger.0.now.store(0, Relaxed);
     RateLimiter::new(quota, ledger.clone(), ledger.clone())
 }
 

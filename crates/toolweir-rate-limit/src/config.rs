@@ -21,6 +21,9 @@ const MOST_BOOKINGS: usize = 1_000_000;
 /// The largest burst where the quota is learned: it bounds the arithmetic.
 const MOST_LEARNED_BURST: u32 = 10_000;
 
+/// The burst where the quota is learned, by default: one, and one for a caller that is late.
+const LEARNED_BURST: u32 = 2;
+
 /// The longest wait. Longer ones are for whoever schedules the calls.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -59,7 +62,8 @@ pub(crate) enum Pace {
     },
     /// As fast as the server lets them.
     Learned {
-        first_calls: NonZeroU32,
+        /// In a second.
+        first_rate: NonZeroU32,
     },
 }
 
@@ -74,7 +78,7 @@ impl RateLimitConfig {
     pub(crate) fn interval(&self) -> Duration {
         match self.pace {
             Pace::Quota { calls, per } => interval(calls, per),
-            Pace::Learned { .. } => Duration::from_secs(1),
+            Pace::Learned { first_rate } => interval(first_rate, Duration::from_secs(1)),
         }
     }
 }
@@ -90,7 +94,7 @@ fn interval(calls: NonZeroU32, per: Duration) -> Duration {
 pub struct RateLimitConfigBuilder {
     quota: Option<(u32, Duration)>,
     learned: bool,
-    first_calls: u32,
+    first_rate: u32,
     burst: Option<u32>,
     max_wait: Duration,
     default_pause: Duration,
@@ -104,7 +108,7 @@ impl Default for RateLimitConfigBuilder {
         Self {
             quota: None,
             learned: false,
-            first_calls: 8,
+            first_rate: 8,
             burst: None,
             max_wait: Duration::from_millis(250),
             default_pause: Duration::from_secs(1),
@@ -138,21 +142,20 @@ impl RateLimitConfigBuilder {
     }
 
     /// There is no quota that anybody could tell: it is learned from when the server asks for fewer
-    /// calls. The classifier must say when it does.
+    /// calls. The classifier must say when it does. How, the
+    /// [crate's documentation](crate#a-quota-that-is-learned) says.
     pub const fn learned(mut self) -> Self {
         self.learned = true;
         self
     }
 
-    /// Where the quota is learned: how many calls may be under way at once before the server has
-    /// first refused one: at least 1, by default 8. Once some hundreds were served it is 2 % of
-    /// these, if that is more.
-    pub const fn first_calls(mut self, calls: u32) -> Self {
-        self.first_calls = calls;
+    /// Where the quota is learned: with how many calls a second to begin, at least 1, by default 8.
+    pub const fn first_rate(mut self, calls_per_second: u32) -> Self {
+        self.first_rate = calls_per_second;
         self
     }
 
-    /// How many calls may pass at once after a rest: at least 1, by default the quota's calls, or 1
+    /// How many calls may pass at once after a rest: at least 1, by default the quota's calls, or 2
     /// where it is learned.
     ///
     /// In the worst case `burst + calls` pass in a time of `per`: those saved up, and those that
@@ -228,13 +231,13 @@ impl RateLimitConfigBuilder {
                 let allowed = "unset where it is `learned`";
                 return Err(ConfigError::new("quota", "set", allowed));
             }
-            let first_calls = at_least_one("first_calls", self.first_calls)?;
-            let burst = at_least_one("burst", self.burst.unwrap_or(1))?;
+            let first_rate = at_least_one("first_rate", self.first_rate)?;
+            let burst = at_least_one("burst", self.burst.unwrap_or(LEARNED_BURST))?;
             if burst.get() > MOST_LEARNED_BURST {
                 let allowed = format!("from 1 to {MOST_LEARNED_BURST} where it is `learned`");
                 return Err(ConfigError::new("burst", burst, allowed));
             }
-            return Ok((Pace::Learned { first_calls }, burst));
+            return Ok((Pace::Learned { first_rate }, burst));
         }
         let (calls, per) = self
             .quota
@@ -330,8 +333,8 @@ mod tests {
                 "`quota` must be unset where it is `learned`, but is set",
             ),
             (
-                RateLimitConfig::builder().learned().first_calls(0),
-                "`first_calls` must be at least 1, but is 0",
+                RateLimitConfig::builder().learned().first_rate(0),
+                "`first_rate` must be at least 1, but is 0",
             ),
             (
                 RateLimitConfig::builder().learned().burst(10_001),

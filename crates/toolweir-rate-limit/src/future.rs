@@ -63,6 +63,9 @@ pin_project! {
     }
 }
 
+/// A call that was made after a wait.
+type Made<F> = (F, Dispatched);
+
 /// What is wrong where a future is polled again. That is a mistake of the caller's, as it is with
 /// any future.
 const ENDED: &str = "the future is not polled after it has ended";
@@ -166,7 +169,7 @@ impl<S, Req, C> Wait<S, Req, C> {
     fn poll_call(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(S::Future, Dispatched), S::Error>>
+    ) -> Poll<Result<Made<S::Future>, S::Error>>
     where
         S: Service<Req> + Clone,
         S::Error: From<Rejection>,

@@ -33,7 +33,7 @@ impl RateLimitHandle {
             RateLimitState {
                 calls,
                 per_ms,
-                interval_us: limiter.interval().map(micros),
+                interval_us: micros(limiter.interval()),
                 burst: limiter.config.burst.get(),
                 available: limiter.available(now),
                 waiting: limiter.waiting(),
@@ -144,8 +144,8 @@ pub struct RateLimitState {
     pub calls: Option<u32>,
     /// … in how much time.
     pub per_ms: Option<u64>,
-    /// In how many microseconds a cell comes back at present. `None`: that is still to be learned.
-    pub interval_us: Option<u64>,
+    /// In how many microseconds a cell comes back at present.
+    pub interval_us: u64,
     /// How many cells there can be at once.
     pub burst: u32,
     /// How many there are.

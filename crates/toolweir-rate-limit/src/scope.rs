@@ -177,9 +177,15 @@ impl Scope {
         self.offset = self.offset.wrapping_sub(sooner);
     }
 
-    /// Changes the pace. If it is slower, slots move away in proportion; if it is faster they stay
-    /// where they are, because those who have them will not come sooner.
-    pub(crate) fn set_interval(&mut self, interval: Duration, paused: Option<Nano>, now: Nano) {
+    /// Changes the pace. If it is slower, slots move away in proportion; if it is faster they come
+    /// nearer only where they `may`, because those who were told theirs will not come sooner.
+    pub(crate) fn set_interval(
+        &mut self,
+        interval: Duration,
+        paused: Option<Nano>,
+        may_come_nearer: bool,
+        now: Nano,
+    ) {
         let before = self.bucket.interval();
         self.bucket.set_interval(interval, now);
         if let Some(end) = paused {
@@ -188,7 +194,7 @@ impl Scope {
             self.bucket.drain_until(end);
         }
         let after = self.bucket.interval();
-        if after > before {
+        if after > before || may_come_nearer {
             let offset = self.offset;
             for claim in self.ahead.values_mut() {
                 claim.slot = scaled(claim.slot.wrapping_add(offset), now, after, before);

@@ -47,12 +47,12 @@ impl Shared {
         now: Instant,
     ) -> Entered {
         if self.with(|limiter| limiter.enter_at_once(cost, now)) {
-            return Entered::Passes(self.dispatched(cost, None));
+            return Entered::Passes(self.dispatched(None));
         }
         let id = call_id.map(|call_id| self.hasher.hash_one(call_id));
         let ask = Ask { cost, deadline, id };
         match self.with(|limiter| limiter.enter(ask, now)) {
-            Entry::Passes(sent) => Entered::Passes(self.dispatched(cost, sent)),
+            Entry::Passes(sent) => Entered::Passes(self.dispatched(sent)),
             Entry::Waits { place, slot } => {
                 let shared = self.clone();
                 Entered::Waits(InQueue { shared, place, ask }, slot)
@@ -61,12 +61,9 @@ impl Shared {
         }
     }
 
-    fn dispatched(self: &Arc<Self>, cost: NonZeroU32, sent: Sent) -> Dispatched {
-        Dispatched {
-            shared: self.clone(),
-            cost,
-            sent,
-        }
+    fn dispatched(self: &Arc<Self>, sent: Sent) -> Dispatched {
+        let shared = self.clone();
+        Dispatched { shared, sent }
     }
 
     /// One step of the limiter. It must not run foreign code; those whom it wants to wake are woken
@@ -82,39 +79,27 @@ impl Shared {
     }
 }
 
-/// A call that was made. Dropped, it has ended in a way that says nothing of the rate.
+/// A call that was made.
 #[derive(Debug)]
 pub(crate) struct Dispatched {
     shared: Arc<Shared>,
-    cost: NonZeroU32,
-    /// `None` once it was settled, and where no rate is learned.
     sent: Sent,
 }
 
 impl Dispatched {
     /// The server has dealt with it.
-    pub(crate) fn served(&mut self) {
-        self.end(self.cost.get());
+    pub(crate) fn served(&self) {
+        if let Some(sent) = self.sent {
+            let now = Instant::now();
+            self.shared.with(|limiter| limiter.served(sent, now));
+        }
     }
 
     /// The server asks for fewer calls.
-    pub(crate) fn throttled(&mut self, retry_after: Option<Duration>) {
-        let (now, sent) = (Instant::now(), self.sent.take());
+    pub(crate) fn throttled(&self, retry_after: Option<Duration>) {
+        let now = Instant::now();
         self.shared
-            .with(|limiter| limiter.throttled(sent, retry_after, now));
-    }
-
-    fn end(&mut self, served: u32) {
-        if let Some(sent) = self.sent.take() {
-            let now = Instant::now();
-            self.shared.with(|limiter| limiter.ended(sent, served, now));
-        }
-    }
-}
-
-impl Drop for Dispatched {
-    fn drop(&mut self) {
-        self.end(0);
+            .with(|limiter| limiter.throttled(self.sent, retry_after, now));
     }
 }
 
@@ -140,7 +125,7 @@ impl InQueue {
         let sent = self
             .shared
             .with(|limiter| limiter.take(self.place, &mut spent, now))?;
-        Some(self.shared.dispatched(self.ask.cost, sent))
+        Some(self.shared.dispatched(sent))
     }
 
     pub(crate) fn not_taken(&self) -> Refusal {

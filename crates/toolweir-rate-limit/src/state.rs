@@ -13,22 +13,13 @@ use crate::{
     bookings::{Bookings, CallId},
     bucket::{Mark, Nano},
     config::Pace,
-    learner::{Learner, Version},
+    learner::Learner,
     refusal::Refusal,
     scope::{Place, Scope},
 };
 
 /// How long after its limit a waiting call that nobody polls keeps its place.
 const ABANDONED_AFTER: Duration = Duration::from_millis(50);
-
-/// How many may wait while nobody knows for how long.
-const MOST_WAITING: usize = 10_000;
-
-/// Over which time callers are spread who are told to come back while nothing is known.
-const SPREAD: u64 = 30_000_000_000;
-
-/// No time that can be told.
-const UNKNOWN: Nano = Nano::MAX;
 
 /// The quota, the queue for it, the bookings and the pause.
 ///
@@ -90,9 +81,8 @@ pub(crate) struct Counts {
     pub(crate) most_waiting: usize,
 }
 
-/// A call's leave to go, to be shown when it ends: the pace at which it was sent, where a rate is
-/// learned.
-pub(crate) type Sent = Option<Version>;
+/// When a call was sent, where a rate is learned from what becomes of it.
+pub(crate) type Sent = Option<Nano>;
 
 /// What becomes of a new call.
 #[derive(Debug)]
@@ -131,7 +121,7 @@ impl Limiter {
     pub(crate) fn new(config: RateLimitConfig, start: Instant) -> Self {
         let learner = match config.pace {
             Pace::Quota { .. } => None,
-            Pace::Learned { first_calls } => Some(Learner::new(first_calls.get())),
+            Pace::Learned { first_rate } => Some(Learner::new(first_rate)),
         };
         Self {
             scope: Scope::new(config.interval(), config.burst),
@@ -180,19 +170,12 @@ impl Limiter {
             self.bookings.redeem(place);
             self.scope.release(place);
         }
-        if self.admits(cost, now) {
+        if self.scope.admits(cost, now) {
             return Entry::Passes(self.pass(cost, now));
         }
-        if let Some(learner) = &mut self.learner {
-            learner.limits();
-        }
-        let slot = self.next_slot(cost, now);
-        let is_waited_for = if slot == UNKNOWN {
-            limit.until > now && self.waiters.len() < MOST_WAITING
-        } else {
-            slot <= limit.until
-        };
-        if !is_waited_for {
+        self.wants_more();
+        let slot = self.scope.next_slot(cost, now);
+        if slot > limit.until {
             return Entry::Refused(self.refuse(cost, ask.id, now));
         }
         let place = self.new_place();
@@ -209,9 +192,7 @@ impl Limiter {
             return Entry::Passes(self.pass(cost, now));
         }
         if slot > limit.until {
-            if let Some(learner) = &mut self.learner {
-                learner.limits();
-            }
+            self.wants_more();
             return Entry::Refused(self.tell_again(place, cost, now));
         }
         if let Some(booking) = self.bookings.get_mut(place) {
@@ -247,7 +228,7 @@ impl Limiter {
             return Turn::Refused(self.refuse_again(ask, now));
         };
         let limit = waiter.limit;
-        if slot > limit.until && slot > now && (slot != UNKNOWN || limit.until <= now) {
+        if slot > limit.until && slot > now {
             *waker = self.put_out(place).and_then(|waiter| waiter.waker);
             // Once it has left the queue, it would be a new call that comes after all others.
             return Turn::Refused(self.refuse_again(ask, now));
@@ -299,20 +280,13 @@ impl Limiter {
         Refusal::NotTaken
     }
 
-    /// A call has ended that was sent at this pace, and the server has not asked for fewer.
-    pub(crate) fn ended(&mut self, sent: Version, served: u32, now: Instant) {
+    /// The server has dealt with a call that was sent then.
+    pub(crate) fn served(&mut self, sent: Nano, now: Instant) {
         let now = self.nano(now);
-        let Some(learner) = &mut self.learner else {
-            return;
-        };
-        let before = learner.interval();
-        learner.ended(sent, served.into(), now);
-        let is_settled = learner.is_settling() && learner.under_way() == 0;
-        if is_settled {
-            learner.settle();
+        let learner = self.learner.as_mut();
+        if learner.is_some_and(|learner| learner.served(sent, now)) {
+            self.follow(now);
         }
-        self.follow(before, now);
-        self.wake_some();
     }
 
     /// The server asks for fewer calls.
@@ -320,14 +294,11 @@ impl Limiter {
         self.counts.throttled += 1;
         let pause = retry_after.unwrap_or(self.config.default_pause);
         let pause = pause.min(self.config.max_pause);
-        let at = self.nano(now);
-        if let (Some(learner), Some(sent)) = (&mut self.learner, sent) {
-            let before = learner.interval();
-            learner.refused(sent, nanos(pause), at);
-            if learner.is_settling() && learner.under_way() == 0 {
-                learner.settle();
-            }
-            self.follow(before, at);
+        let resumes = self.nano(saturating_add(now, pause));
+        if let (Some(learner), Some(sent)) = (&mut self.learner, sent)
+            && learner.refused(sent, resumes)
+        {
+            self.follow(self.nano(now));
         }
         self.pause(pause, PausedBy::Server, now);
     }
@@ -385,16 +356,10 @@ impl Limiter {
     pub(crate) fn slot(&mut self, now: Instant) -> Instant {
         let at = self.nano(now);
         self.tick(at);
-        let slot = if self.admits(NonZeroU32::MIN, at) {
-            at
-        } else {
-            self.next_slot(NonZeroU32::MIN, at)
-        };
-        match slot {
-            UNKNOWN => saturating_add(now, Duration::from_nanos(self.guess(at))),
-            slot if slot <= at => now,
-            slot => self.instant(slot),
+        if self.scope.admits(NonZeroU32::MIN, at) {
+            return now;
         }
+        self.instant(self.scope.next_slot(NonZeroU32::MIN, at))
     }
 
     /// Why a call of cost 1, made now, would be refused.
@@ -405,22 +370,12 @@ impl Limiter {
     }
 
     pub(crate) fn available(&self, now: Instant) -> u32 {
-        let now = self.nano(now);
-        match &self.learner {
-            Some(learner) if learner.interval().is_none() => match self.pause_at(now) {
-                None => u32::try_from(learner.room()).unwrap_or(u32::MAX),
-                Some(_) => 0,
-            },
-            _ => self.scope.bucket().available(now),
-        }
+        self.scope.bucket().available(self.nano(now))
     }
 
-    /// In which time a cell comes back, if that is known.
-    pub(crate) fn interval(&self) -> Option<Duration> {
-        match &self.learner {
-            Some(learner) => learner.interval().map(Duration::from_nanos),
-            None => Some(self.config.interval()),
-        }
+    /// In which time a cell comes back.
+    pub(crate) const fn interval(&self) -> Duration {
+        Duration::from_nanos(self.scope.bucket().interval())
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -470,12 +425,6 @@ impl Limiter {
         self.pause.filter(|pause| pause.until > now)
     }
 
-    /// Nothing is known of the rate.
-    fn is_open(&self) -> bool {
-        let learner = self.learner.as_ref();
-        learner.is_some_and(|learner| learner.interval().is_none())
-    }
-
     /// Lets the time pass.
     fn tick(&mut self, now: Nano) {
         if self.scope.is_claimed() {
@@ -484,33 +433,28 @@ impl Limiter {
                 self.scope.release(place);
             }
         }
-        // Whoever has not answered by the end of the pause is not waited for.
-        let is_late = |learner: &Learner| learner.is_settling();
-        if self.pause_at(now).is_none() && self.learner.as_ref().is_some_and(is_late) {
-            self.settle(now);
-        }
     }
 
-    fn settle(&mut self, now: Nano) {
+    /// Somebody wants to go faster than the pace.
+    const fn wants_more(&mut self) {
         if let Some(learner) = &mut self.learner {
-            let before = learner.interval();
-            learner.settle();
-            self.follow(before, now);
+            learner.limits();
         }
     }
 
-    /// Goes at the pace that was learned, if it is another than before.
-    fn follow(&mut self, before: Option<u64>, now: Nano) {
-        let interval = self.learner.as_ref().and_then(Learner::interval);
-        if let Some(interval) = interval.filter(|_| interval != before) {
-            self.set_interval(Duration::from_nanos(interval), now);
+    /// Goes at the pace that was learned.
+    fn follow(&mut self, now: Nano) {
+        if let Some(learner) = &self.learner {
+            self.set_interval(Duration::from_nanos(learner.interval()), now);
         }
     }
 
     fn set_interval(&mut self, interval: Duration, now: Nano) {
         self.scope.advance(now);
         let paused = self.pause_at(now).map(|pause| pause.until);
-        self.scope.set_interval(interval, paused, now);
+        let may_come_nearer = self.learner.is_some();
+        self.scope
+            .set_interval(interval, paused, may_come_nearer, now);
         if let Some(pause) = &mut self.pause {
             pause.before = Mark(now);
         }
@@ -518,73 +462,27 @@ impl Limiter {
         self.wake_from(0);
     }
 
-    /// Whether a call passes that comes after all others.
-    fn admits(&self, cost: NonZeroU32, now: Nano) -> bool {
-        if self.is_open() {
-            return self.open_slot(self.waiters.len(), now) <= now;
-        }
-        self.scope.admits(cost, now)
-    }
-
-    /// When one could.
-    fn next_slot(&self, cost: NonZeroU32, now: Nano) -> Nano {
-        if self.is_open() {
-            return self.open_slot(self.waiters.len(), now);
-        }
-        self.scope.next_slot(cost, now)
-    }
-
     /// When a place has its turn.
     fn slot_of(&self, place: Place, cost: NonZeroU32, now: Nano) -> Nano {
         let ahead = self.waiters.range(..place);
-        if self.is_open() {
-            return self.open_slot(ahead.count(), now);
-        }
         let ahead = ahead.map(|(_, waiter)| u64::from(waiter.cost.get())).sum();
         let slot = self.scope.slot(place).unwrap_or(now);
         slot.max(self.scope.free_at(cost, ahead, now))
     }
 
-    fn guess(&self, now: Nano) -> u64 {
-        self.learner
-            .as_ref()
-            .map_or(0, |learner| learner.guess(now))
-            .max(1)
-    }
-
-    fn open_slot(&self, ahead: usize, now: Nano) -> Nano {
-        let Some(learner) = &self.learner else {
-            return UNKNOWN;
-        };
-        match self.pause_at(now) {
-            Some(pause) if !learner.is_settling() => pause.until,
-            None if learner.room() > ahead as u64 => now,
-            _ => UNKNOWN,
-        }
-    }
-
     /// Takes the cells of a call that is about to be made.
     fn pass(&mut self, cost: NonZeroU32, now: Nano) -> Sent {
         self.counts.passed += 1;
-        if !self.is_open() {
-            self.scope.take(cost, now);
-        }
-        self.learner.as_mut().map(|learner| learner.sent(now))
+        self.scope.take(cost, now);
+        self.learner.is_some().then_some(now)
     }
 
     /// Refuses a call that comes after all others, and books it if it can be known again.
     fn refuse(&mut self, cost: NonZeroU32, id: Option<CallId>, now: Nano) -> Refusal {
         self.counts.rejected += 1;
-        self.settle(now);
-        let slot = self.next_slot(cost, now);
-        if slot == UNKNOWN {
-            let guess = self.guess(now);
-            let turn = self.counts.rejected % (SPREAD / guess) + 1;
-            return self.refusal(Duration::from_nanos(turn * guess), now);
-        }
+        let slot = self.scope.next_slot(cost, now);
         let told = self.told(slot, now);
         if slot > now
-            && !self.is_open()
             && let Some(id) = id.filter(|id| self.bookings.has_room_for(*id))
         {
             let place = self.new_place();
@@ -616,19 +514,11 @@ impl Limiter {
         self.refusal(Duration::from_nanos(told - now), now)
     }
 
-    /// When to come back for a slot. While little is known of the rate, those with a late slot come
-    /// sooner, spread over the time for which it can be relied on, and ask again.
+    /// When to come back for a slot.
     fn told(&self, slot: Nano, now: Nano) -> Nano {
-        let trusted = self
-            .learner
-            .as_ref()
-            .map_or(Nano::MAX, Learner::trusted_for);
         let wait = slot.saturating_sub(now);
-        if wait <= trusted {
-            return slot.max(now);
-        }
-        let half = (trusted / 2).max(1);
-        now + half + wait % half
+        let learner = self.learner.as_ref();
+        now + learner.map_or(wait, |learner| learner.told(wait))
     }
 
     /// A call that could pass only after so long.
@@ -657,15 +547,6 @@ impl Limiter {
             .extend(behind.filter_map(|(_, waiter)| waiter.waker.take()));
     }
 
-    /// Wakes those for whom there is room while nothing is known of the rate.
-    fn wake_some(&mut self) {
-        let room = self.learner.as_ref().map_or(0, Learner::room);
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
-        let first = self.waiters.values_mut().take(room);
-        self.to_wake
-            .extend(first.filter_map(|waiter| waiter.waker.take()));
-    }
-
     /// Puts out calls before `place` that should have ended their wait and did not: their futures
     /// are neither polled nor dropped, and all others wait behind them.
     fn evict_abandoned(&mut self, place: Place, now: Nano) {
@@ -684,9 +565,6 @@ impl Limiter {
 
     /// Puts out calls that are left without a chance, so that they can be refused at once.
     fn evict_hopeless(&mut self, now: Nano) {
-        if self.is_open() {
-            return;
-        }
         let mut ahead = 0;
         let mut hopeless = Vec::new();
         for (place, waiter) in &self.waiters {
