@@ -782,6 +782,19 @@ mod reading {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn another_quota_holds_from_then_on_whenever_it_comes() {
+        let mut rig = impatient(2);
+        advance(Duration::from_secs(100)).await;
+        let _calls = (rig.pending(1), rig.pending(2));
+        rig.handle.set_quota(1, Duration::from_secs(1)).unwrap();
+        assert_eq!(rig.refused(), spent(Duration::from_secs(1)));
+        advance(Duration::from_secs(1)).await;
+        let _third = rig.pending(3);
+        assert_eq!(rig.refused(), spent(Duration::from_secs(1)));
+        assert_eq!(rig.handle.state().interval_us, 1_000_000);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_report_takes_nothing_and_is_not_ready_where_a_call_would_be_refused() {
         let mut rig = rig(1);
         for _ in 0..100 {
