@@ -120,7 +120,6 @@ fn loom() -> Result<()> {
 
 /// Fails on a mutant that no test notices and nobody has explained.
 fn mutants(only: Option<&str>) -> Result<()> {
-    let cargo_mutants = cargo_mutants()?;
     let known = |name: &str| only.is_none_or(|only| only == name);
     let chosen: Vec<_> = MUTATED.iter().filter(|(name, _)| known(name)).collect();
     if chosen.is_empty() {
@@ -130,6 +129,7 @@ fn mutants(only: Option<&str>) -> Result<()> {
             only.unwrap_or_default()
         );
     }
+    let cargo_mutants = cargo_mutants()?;
     let explained = fs::read_to_string(workspace::root().join(EXPLAINED)).unwrap_or_default();
     let mut unexplained = BTreeSet::new();
     for (package, files) in chosen {
@@ -191,7 +191,8 @@ fn is_explained(mutant: &str, explained: &str) -> bool {
     let (Some(file), Some(what)) = (file, what) else {
         return false;
     };
-    let mut rows = explained.lines();
+    // In a table's cell a bar is written with a backslash.
+    let mut rows = explained.lines().map(|row| row.replace(r"\|", "|"));
     rows.any(|row| row.contains(&format!("`{file}`")) && row.contains(&format!("`{what}`")))
 }
 
@@ -286,5 +287,25 @@ mod tests {
         ));
         assert!(!is_explained(mutant, &row.replace("/a/", "/b/")));
         assert!(!is_explained("no mutant", row));
+    }
+
+    #[test]
+    fn a_bar_is_explained_with_a_backslash() {
+        let mutant = "crates/a/src/gate.rs:94:37: replace | with ^ in Gate::open";
+        let row = r"| `crates/a/src/gate.rs` | `replace \| with ^ in Gate::open` | the same |";
+        assert!(is_explained(mutant, row));
+    }
+
+    #[test]
+    fn what_is_explained_is_mutated() {
+        let explained = fs::read_to_string(workspace::root().join(EXPLAINED)).unwrap();
+        let mut rows = explained.lines().filter(|row| row.starts_with("| `"));
+        let is_mutated = |row: &str| {
+            MUTATED.iter().any(|(package, files)| {
+                let named = |file| row.contains(&format!("`crates/{package}/src/{file}`"));
+                files.iter().any(named)
+            })
+        };
+        assert!(rows.all(is_mutated));
     }
 }
