@@ -6,44 +6,30 @@ use std::{
 };
 
 use tokio::time::Instant;
-use toolweir_core::{Facts, LeaseOwner};
+use toolweir_core::{
+    Facts, LeaseOwner,
+    keys::{KeyFigures, Keyed, MayLeave},
+};
 
 use crate::{
-    CircuitBreakerConfig, CircuitBreakerState, KeyFigures,
-    keys::{Keys, MayLeave},
+    CircuitBreakerConfig, CircuitBreakerState,
     shared::Shared,
     sync::{Mutex, MutexGuard},
 };
 
-/// A longer key has no circuit of its own: keys may come from outside, and are kept.
-const LONGEST_KEY: usize = 256;
-
-/// What the circuit of the keys without one of their own is called.
-pub(crate) const OVERFLOW: &str = "(other keys)";
-
 /// The circuits of one breaker.
 pub(crate) struct Circuits {
     server: Arc<Shared>,
-    table: Mutex<Table>,
-}
-
-struct Table {
-    keys: Keys<Arc<Shared>>,
-    overflow: Option<Arc<Shared>>,
-    overflowed: u64,
+    keys: Mutex<Keyed<Shared>>,
 }
 
 impl Circuits {
     pub(crate) fn new(config: CircuitBreakerConfig) -> Self {
         let config = Arc::new(config);
-        let keys = Keys::new(config.max_keys, config.key_idle);
+        let keys = Keyed::new(config.max_keys, config.key_idle);
         Self {
             server: Arc::new(Shared::new(config, None)),
-            table: Mutex::new(Table {
-                keys,
-                overflow: None,
-                overflowed: 0,
-            }),
+            keys: Mutex::new(keys),
         }
     }
 
@@ -53,22 +39,8 @@ impl Circuits {
 
     /// The circuit of a key. There is one from now on.
     pub(crate) fn of_key(&self, key: &str, now: Instant) -> Arc<Shared> {
-        let mut table = self.lock();
-        if let Some(circuit) = table.keys.get(key, now) {
-            return circuit.clone();
-        }
-        if key.len() <= LONGEST_KEY {
-            let name: Arc<str> = key.into();
-            let circuit = self.another(name.clone());
-            if table.keys.insert(name, circuit.clone(), now) {
-                return circuit;
-            }
-        }
-        table.overflowed += 1;
-        let overflow = &mut table.overflow;
-        overflow
-            .get_or_insert_with(|| self.another(OVERFLOW.into()))
-            .clone()
+        let another = |key| Shared::new(self.server.config().clone(), Some(key));
+        self.lock().of_key(key, now, another)
     }
 
     /// The circuit for a call with `key`. A hold on the server's own is a hold on all.
@@ -80,36 +52,23 @@ impl Circuits {
     }
 
     pub(crate) fn figures(&self) -> KeyFigures {
-        let table = self.lock();
-        KeyFigures {
-            keys: table.keys.len(),
-            max_keys: self.server.config().max_keys,
-            evicted: table.keys.evicted(),
-            overflowed: table.overflowed,
-        }
+        self.lock().figures()
     }
 
     /// The states of all keys' circuits, the shared one's among them.
     pub(crate) fn key_states(&self) -> Vec<(Arc<str>, CircuitBreakerState)> {
-        let circuits: Vec<Arc<Shared>> = {
-            let table = self.lock();
-            table.keys.iter().chain(&table.overflow).cloned().collect()
-        };
+        let circuits: Vec<Arc<Shared>> = self.lock().iter().cloned().collect();
         let state = |circuit: Arc<Shared>| Some((circuit.key()?.clone(), circuit.state()));
         circuits.into_iter().filter_map(state).collect()
     }
 
     pub(crate) fn overflow(&self) -> Option<Arc<Shared>> {
-        self.lock().overflow.clone()
+        self.lock().overflow().cloned()
     }
 
-    fn another(&self, key: Arc<str>) -> Arc<Shared> {
-        Arc::new(Shared::new(self.server.config().clone(), Some(key)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, Keyed<Shared>> {
         // No foreign code runs under the lock, so a poisoned table is a whole one.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,13 +80,11 @@ impl fmt::Debug for Circuits {
     }
 }
 
-impl MayLeave for Arc<Shared> {
+impl MayLeave for Shared {
     /// A closed circuit may leave, and one that has been idle for long and would let a call pass.
-    /// None may that is held, that a call is out on, or that a handle, layer or listener has.
+    /// None may that is held, or that a listener, call, handle or layer has.
     fn may_leave(&self, is_idle: bool, now: Instant) -> bool {
-        // Others get it from the table alone, which is locked.
-        let is_alone = Self::strong_count(self) == 1 && !self.is_listened_to();
-        is_alone && (self.is_closed() || is_idle && self.is_at_rest(now))
+        !self.is_listened_to() && (self.is_closed() || is_idle && self.is_at_rest(now))
     }
 }
 

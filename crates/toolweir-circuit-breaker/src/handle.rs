@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use toolweir_core::{Reason, ReportState, StateReport};
+use toolweir_core::{Reason, ReportState, StateReport, keys::KeyFigures};
 
 use crate::{Circuit, Transitions, circuits::Circuits, shared::Shared, state::Machine};
 
@@ -192,22 +192,6 @@ pub struct WindowFigures {
     pub slow_calls: u64,
     /// How many calls have failed since the last success, in the window or before it.
     pub consecutive_failures: u32,
-}
-
-/// How many keys have circuits of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub struct KeyFigures {
-    /// How many have one.
-    pub keys: usize,
-    /// How many may.
-    pub max_keys: usize,
-    /// How many have been forgotten, because they were idle or because others needed the room.
-    pub evicted: u64,
-    /// How many times a key found no room, or was too long to be kept, and its call went to the
-    /// circuit that such keys share.
-    pub overflowed: u64,
 }
 
 /// How probes are doing.

@@ -6,7 +6,6 @@ mod dispatched;
 mod events;
 mod future;
 mod handle;
-mod keys;
 mod layer;
 mod probes;
 mod refusal;
@@ -19,8 +18,7 @@ mod window;
 pub use config::{CircuitBreakerConfig, CircuitBreakerConfigBuilder, OnThrottled};
 pub use events::{Cause, Circuit, Transition, Transitions};
 pub use future::{AdmissionFuture, ResponseFuture};
-pub use handle::{
-    CircuitBreakerHandle, CircuitBreakerState, KeyFigures, ProbeFigures, WindowFigures,
-};
+pub use handle::{CircuitBreakerHandle, CircuitBreakerState, ProbeFigures, WindowFigures};
 pub use layer::{AdmissionLayer, CircuitBreakerLayer, ObservationLayer};
 pub use service::{Admission, CircuitBreaker, Observer};
+pub use toolweir_core::keys::KeyFigures;

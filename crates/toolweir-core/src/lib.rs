@@ -3,6 +3,7 @@
 mod config;
 mod entry;
 mod facts;
+pub mod keys;
 mod lease;
 mod outcome;
 mod rejection;

@@ -10,14 +10,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use super::MayLeave;
+
 /// How many of the oldest are asked to leave where a newcomer needs room.
 const ASKED: usize = 8;
-
-/// Whether an entry may be forgotten.
-pub(crate) trait MayLeave {
-    /// `is_idle`: it has not been used for the configured time.
-    fn may_leave(&self, is_idle: bool, now: Instant) -> bool;
-}
 
 #[derive(Debug)]
 struct Entry<T> {
@@ -29,7 +25,7 @@ struct Entry<T> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Keys<T> {
+pub(super) struct Table<T> {
     places: HashMap<Arc<str>, usize>,
     entries: Vec<Option<Entry<T>>>,
     free: Vec<usize>,
@@ -37,11 +33,12 @@ pub(crate) struct Keys<T> {
     oldest: Option<usize>,
     max: usize,
     idle: Duration,
+    most: usize,
     evicted: u64,
 }
 
-impl<T: MayLeave> Keys<T> {
-    pub(crate) fn new(max: usize, idle: Duration) -> Self {
+impl<T: MayLeave> Table<T> {
+    pub(super) fn new(max: usize, idle: Duration) -> Self {
         Self {
             places: HashMap::new(),
             entries: Vec::new(),
@@ -50,12 +47,13 @@ impl<T: MayLeave> Keys<T> {
             oldest: None,
             max,
             idle,
+            most: 0,
             evicted: 0,
         }
     }
 
     /// The entry of `key`, used now. One that was idle for too long is not there any more.
-    pub(crate) fn get(&mut self, key: &str, now: Instant) -> Option<&T> {
+    pub(super) fn get(&mut self, key: &str, now: Instant) -> Option<&T> {
         let mut at = *self.places.get(key)?;
         if self.oldest != Some(at) && self.sweep(now) {
             at = *self.places.get(key)?;
@@ -70,12 +68,14 @@ impl<T: MayLeave> Keys<T> {
         Some(&entry.value)
     }
 
-    /// Adds a key that is not there. `false` where there is no room, and nobody may leave.
-    pub(crate) fn insert(&mut self, key: Arc<str>, value: T, now: Instant) -> bool {
+    /// Whether a key can be added. Somebody may have to leave for it.
+    pub(super) fn has_room(&mut self, now: Instant) -> bool {
         self.sweep(now);
-        if self.len() >= self.max && !self.make_room(now) {
-            return false;
-        }
+        self.len() < self.max || self.make_room(now)
+    }
+
+    /// Adds a key that is not there, where there [is room](Self::has_room).
+    pub(super) fn insert(&mut self, key: Arc<str>, value: T, now: Instant) {
         let entry = Some(Entry {
             key: key.clone(),
             value,
@@ -94,21 +94,30 @@ impl<T: MayLeave> Keys<T> {
             }
         };
         self.places.insert(key, at);
+        self.most = self.most.max(self.len());
         self.link_newest(at);
-        true
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.places.len()
     }
 
+    /// The most that there have been at once.
+    pub(super) const fn most(&self) -> usize {
+        self.most
+    }
+
+    pub(super) const fn max(&self) -> usize {
+        self.max
+    }
+
     /// How many have left.
-    pub(crate) const fn evicted(&self) -> u64 {
+    pub(super) const fn evicted(&self) -> u64 {
         self.evicted
     }
 
     /// All entries, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().flatten().map(|entry| &entry.value)
     }
 
@@ -186,10 +195,9 @@ impl<T: MayLeave> Keys<T> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prelude::*, test_runner::RngAlgorithm};
 
     use super::*;
-    use crate::state::tests::quick;
 
     /// What may leave only when it is idle, or not at all, or at once.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,7 +289,12 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(quick(2_000))]
+        #![proptest_config(ProptestConfig {
+            cases: 2_000,
+            // In a debug build the default generator would take most of the time.
+            rng_algorithm: RngAlgorithm::XorShift,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn the_table_does_what_the_lists_do(
@@ -289,9 +302,9 @@ mod tests {
             steps in prop::collection::vec((0_usize..20, ties(), 0_u64..60), 1..150),
         ) {
             let start = Instant::now();
-            let mut keys = Keys::new(max, Duration::from_nanos(IDLE));
+            let mut keys = Table::new(max, Duration::from_nanos(IDLE));
             let mut model = Model { order: Vec::new(), max };
-            let mut now = 0;
+            let (mut now, mut most) = (0, 0);
             for (number, (key, ties, wait)) in steps.into_iter().enumerate() {
                 // Most calls come at once, one after the other.
                 now += wait.saturating_sub(40) * 4;
@@ -301,10 +314,15 @@ mod tests {
                 prop_assert_eq!(found, model.get(key, now));
                 if found.is_none() {
                     let value = Value { ties, number };
-                    let added = keys.insert(name.into(), value, at);
-                    prop_assert_eq!(added, model.insert(key, value, now));
+                    let has_room = keys.has_room(at);
+                    prop_assert_eq!(has_room, model.insert(key, value, now));
+                    if has_room {
+                        keys.insert(name.into(), value, at);
+                    }
                 }
                 prop_assert_eq!(keys.len(), model.order.len());
+                most = most.max(keys.len());
+                prop_assert_eq!(keys.most(), most);
                 prop_assert!(keys.len() <= max);
                 prop_assert!(keys.entries.len() <= max);
                 let mut all: Vec<usize> = keys.iter().map(|value| value.number).collect();
@@ -320,7 +338,7 @@ mod tests {
     #[test]
     fn the_idle_leave_while_others_are_called() {
         let start = Instant::now();
-        let mut keys = Keys::new(100, Duration::from_secs(1));
+        let mut keys = Table::new(100, Duration::from_secs(1));
         let value = Value {
             ties: Ties::None,
             number: 0,
