@@ -39,7 +39,8 @@ enum Step {
 }
 
 /// The files of each crate that are mutated: the state machines, and what they are made of.
-const MUTATED: [(&str, &[&str]); 3] = [
+const MUTATED: [(&str, &[&str]); 4] = [
+    ("toolweir-core", &["keys.rs", "keys/table.rs"]),
     (
         "toolweir-circuit-breaker",
         &[
@@ -48,7 +49,6 @@ const MUTATED: [(&str, &[&str]); 3] = [
             "window/count.rs",
             "window/time.rs",
             "probes.rs",
-            "keys.rs",
             "refusal.rs",
         ],
     ),

@@ -137,3 +137,77 @@ pub struct KeyFigures {
     /// state that such keys share.
     pub overflowed: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct State {
+        name: Arc<str>,
+        may_leave: bool,
+    }
+
+    impl MayLeave for State {
+        fn may_leave(&self, _: bool, _: Instant) -> bool {
+            self.may_leave
+        }
+    }
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    fn of_key(keys: &mut Keyed<State>, key: &str, may_leave: bool) -> Arc<State> {
+        keys.of_key(key, Instant::now(), |name| State { name, may_leave })
+    }
+
+    #[test]
+    fn a_key_has_one_state() {
+        let mut keys = Keyed::new(10, IDLE);
+        let anna = of_key(&mut keys, "anna", true);
+        assert_eq!(&*anna.name, "anna");
+        assert!(Arc::ptr_eq(&anna, &of_key(&mut keys, "anna", true)));
+        assert!(!Arc::ptr_eq(&anna, &of_key(&mut keys, "berta", true)));
+        let figures = keys.figures();
+        assert_eq!(
+            (figures.keys, figures.most_keys, figures.max_keys),
+            (2, 2, 10)
+        );
+        assert_eq!((figures.evicted, figures.overflowed), (0, 0));
+        assert_eq!(keys.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_state_that_somebody_has_or_that_may_not_leave_stays() {
+        let mut keys = Keyed::new(2, IDLE);
+        let held = of_key(&mut keys, "held", true);
+        of_key(&mut keys, "tied", false);
+        assert!(keys.overflow().is_none());
+        let first = of_key(&mut keys, "third", true);
+        let second = of_key(&mut keys, "fourth", true);
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(&*first.name, OVERFLOW);
+        assert!(
+            keys.overflow()
+                .is_some_and(|shared| Arc::ptr_eq(shared, &first))
+        );
+        assert_eq!(keys.iter().count(), 3);
+        let figures = keys.figures();
+        assert_eq!(
+            (figures.keys, figures.evicted, figures.overflowed),
+            (2, 0, 2)
+        );
+
+        drop(held);
+        assert_eq!(&*of_key(&mut keys, "third", true).name, "third");
+        assert_eq!((keys.figures().keys, keys.figures().evicted), (2, 1));
+    }
+
+    #[test]
+    fn a_key_is_kept_only_up_to_a_length() {
+        let mut keys = Keyed::new(10, IDLE);
+        let longest = "k".repeat(LONGEST_KEY);
+        assert_eq!(*of_key(&mut keys, &longest, true).name, longest);
+        assert_eq!(&*of_key(&mut keys, &(longest + "k"), true).name, OVERFLOW);
+        assert_eq!(keys.figures().keys, 1);
+    }
+}
