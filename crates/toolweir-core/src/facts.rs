@@ -41,7 +41,7 @@ pub trait Facts<Req> {
         None
     }
 
-    /// Which attempt of which call this is.
+    /// Which call this is: the same for each of its attempts, and no other call's.
     fn call_id<'r>(&self, request: &'r Req) -> Option<&'r str> {
         let _ = request;
         None

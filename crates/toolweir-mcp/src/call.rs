@@ -135,7 +135,7 @@ impl ToolCall {
         self.with(|parts| parts.principal = Some(principal.into()))
     }
 
-    /// Which attempt of which call this is.
+    /// Which call this is: the same for each of its attempts, and no other call's.
     #[must_use]
     pub fn with_call_id(self, call_id: impl Into<Arc<str>>) -> Self {
         self.with(|parts| parts.call_id = Some(call_id.into()))
@@ -227,7 +227,7 @@ impl ToolCall {
         self.parts.principal.as_deref()
     }
 
-    /// Which attempt of which call this is.
+    /// Which call this is: the same for each of its attempts, and no other call's.
     #[must_use]
     pub fn call_id(&self) -> Option<&str> {
         self.parts.call_id.as_deref()

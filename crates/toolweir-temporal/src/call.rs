@@ -14,9 +14,9 @@ const TO_REPORT: Duration = Duration::from_secs(1);
 /// What a call takes from the activity's own facts.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// The call's identity without the attempt: which effect is meant.
+    /// Which call this is. The attempt is no part of it: whoever told the one before to come back
+    /// must know this one again.
     call: String,
-    attempt: u32,
     /// How long this attempt may take from now.
     time: Option<Duration>,
     /// How long ago the activity was scheduled, when these facts were read.
@@ -37,7 +37,6 @@ impl Facts {
         };
         Self {
             call: identity(&info.namespace, workflow, run, &info.activity_id),
-            attempt: info.attempt,
             time: info
                 .deadline
                 .map(|deadline| deadline.duration_since(now).unwrap_or_default()),
@@ -66,7 +65,7 @@ pub(crate) fn tool_call(facts: &Facts, input: &CallToolInput) -> ToolCall {
     let key = input.idempotency_key.as_deref().unwrap_or(&facts.call);
     let mut call = ToolCall::new(input.tool.as_str())
         .with_arguments(input.arguments.clone())
-        .with_call_id(format!("{}:{}", facts.call, facts.attempt))
+        .with_call_id(facts.call.as_str())
         .with_idempotency_key(key);
     if let Some(principal) = &input.principal {
         call = call.with_principal(principal.as_str());
@@ -88,7 +87,6 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             call: identity("default", "sync:anna", "4f1c", "5"),
-            attempt: 3,
             time: Some(Duration::from_secs(60)),
             age: Some(Duration::from_secs(40)),
             read: Instant::now(),
@@ -96,16 +94,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_key_is_the_callers_or_the_identity_without_the_attempt() {
+    async fn the_key_is_the_callers_or_the_calls_identity() {
         let mut input = CallToolInput::new("music", "add");
         let call = tool_call(&facts(), &input);
         assert_eq!(call.idempotency_key(), Some("default:sync:anna:4f1c:5"));
-        assert_eq!(call.call_id(), Some("default:sync:anna:4f1c:5:3"));
         input.idempotency_key = Some("anna/joga".into());
-        assert_eq!(
-            tool_call(&facts(), &input).idempotency_key(),
-            Some("anna/joga")
-        );
+        let call = tool_call(&facts(), &input);
+        assert_eq!(call.idempotency_key(), Some("anna/joga"));
+        // Overlapping runs share the key, and must not share a booking.
+        assert_eq!(call.call_id(), Some("default:sync:anna:4f1c:5"));
     }
 
     #[tokio::test(start_paused = true)]
