@@ -1,5 +1,7 @@
 //! Rounds in which the cases take turns.
 
+use std::hint::black_box;
+
 use super::{
     arguments::Plan,
     cases::{Allocations, Case},
@@ -36,11 +38,33 @@ pub(crate) fn measure(plan: &Plan, mut cases: Vec<Case>, progress: &Progress) ->
     for round in 0..plan.rounds {
         for place in 0..cases.len() {
             let next = whose_turn(round, place, cases.len());
-            shown[next].nanos.push(cases[next].measured.time(plan.turn));
+            let measured = &mut cases[next].measured;
+            let nanos = further_down(round % DEPTHS, &mut || measured.time(plan.turn));
+            shown[next].nanos.push(nanos);
         }
         progress.step();
     }
     shown
+}
+
+/// How many depths of the stack there are to be measured at. They lie within a page or so.
+const DEPTHS: usize = 32;
+
+/// Runs something so many steps further down the stack.
+///
+/// Where the stack begins is chosen at random for each process. In one place of fifty or so, what is
+/// on it and something else that a call touches cannot be told apart by the low bits of their
+/// addresses, and the call takes up to twice as long. So each round is measured elsewhere, and no
+/// single place decides what a case's figure is.
+#[inline(never)]
+fn further_down(steps: usize, run: &mut dyn FnMut() -> f64) -> f64 {
+    let room = black_box([0_u8; 96]);
+    let nanos = match steps {
+        0 => run(),
+        steps => further_down(steps - 1, run),
+    };
+    black_box(&room);
+    nanos
 }
 
 /// Forwards and backwards in turn, from another one each time. So neighbours stay neighbours, and
