@@ -37,6 +37,14 @@ fn with_the_quota_known_no_call_is_one_too_many() {
     let run = run(Way::QuotaKnown).unwrap();
     assert_eq!(run.throttled(), 0);
     assert!(run.of_ideal() <= 1.05, "{}", run.of_ideal());
+    assert_eq!(run.most_attempts(), 2, "each comes back once, at its time");
+}
+
+#[test]
+fn with_the_rate_to_be_learned_few_calls_are_too_many() {
+    let run = run(Way::Learned).unwrap();
+    assert!(run.throttled() <= CALLS / 50, "{}", run.throttled());
+    assert!(run.of_ideal() <= 1.15, "{}", run.of_ideal());
 }
 
 #[test]

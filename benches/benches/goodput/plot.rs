@@ -62,7 +62,9 @@ fn head(area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn panel(area: &Area<'_>, run: &Run) -> Result<(), Box<dyn std::error::Error>> {
-    let caption = caption(run);
+    let (served, too_many) = per_second(run);
+    let most = served.iter().zip(&too_many).map(|(a, b)| a + b).max();
+    let caption = caption(run, most.unwrap_or(0));
     let mut chart = ChartBuilder::on(area)
         .margin_right(16)
         .x_label_area_size(22)
@@ -78,7 +80,6 @@ fn panel(area: &Area<'_>, run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         .x_label_formatter(&|second| format!("{second} s"))
         .label_style(("sans-serif", 11))
         .draw()?;
-    let (served, too_many) = per_second(run);
     let bars = served.iter().zip(&too_many).zip(0..);
     for ((&served, &too_many), second) in bars {
         let top = (served + too_many).min(MOST);
@@ -96,7 +97,8 @@ fn panel(area: &Area<'_>, run: &Run) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn caption(run: &Run) -> String {
+/// `most` is how many answers there were in one second.
+fn caption(run: &Run, most: u32) -> String {
     let (name, throttled) = (run.way.name(), run.throttled());
     let makespan = run.makespan().as_secs_f64();
     let cut = if makespan > f64::from(SECONDS) {
@@ -104,13 +106,6 @@ fn caption(run: &Run) -> String {
     } else {
         ""
     };
-    let (served, too_many) = per_second(run);
-    let most = served
-        .iter()
-        .zip(&too_many)
-        .map(|(a, b)| a + b)
-        .max()
-        .unwrap_or(0);
     let high = if most > MOST {
         format!("; up to {most} in a second")
     } else {

@@ -22,6 +22,8 @@ pub(crate) const IDEAL: Duration = Duration::from_secs(((CALLS - BURST) / PER_SE
 pub(crate) enum Way {
     /// Our limiter knows the quota. A call that is refused comes back at the time that it is told.
     QuotaKnown,
+    /// Our limiter learns the rate from what the server asks for. Who is refused comes back as well.
+    Learned,
     /// tower's `RateLimit`, behind its `Buffer`.
     Tower,
     /// tower-resilience's rate limiter, which waits for as long as it takes.
@@ -37,8 +39,9 @@ pub(crate) enum Way {
 
 impl Way {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::QuotaKnown,
+        Self::Learned,
         Self::Tower,
         Self::TowerResilience,
         Self::Backoff,
@@ -50,6 +53,7 @@ impl Way {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::QuotaKnown => "toolweir, quota known",
+            Self::Learned => "toolweir, rate learned",
             Self::Tower => "tower RateLimit",
             Self::TowerResilience => "tower-resilience limiter",
             Self::Backoff => "retry with backoff",
@@ -113,6 +117,7 @@ pub(crate) fn run(way: Way) -> Result<Run> {
         let server = server::Server::new();
         let attempts = match way {
             Way::QuotaKnown => toolweir::returning(&server, toolweir::quota()?).await,
+            Way::Learned => toolweir::returning(&server, toolweir::learned()?).await,
             Way::Tower => peers::tower(&server).await,
             Way::TowerResilience => peers::tower_resilience(&server).await,
             Way::Backoff => peers::backoff(&server, |_, longest| longest).await,

@@ -23,6 +23,11 @@ pub(super) fn quota() -> Result<RateLimitConfig> {
     Ok(quota.burst(9).build()?)
 }
 
+/// Nothing is known of the quota.
+pub(super) fn learned() -> Result<RateLimitConfig> {
+    Ok(RateLimitConfig::builder().learned().build()?)
+}
+
 #[derive(Debug, Clone, Copy)]
 struct CallFacts;
 
