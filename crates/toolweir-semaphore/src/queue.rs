@@ -267,3 +267,42 @@ impl Settled {
         }
     }
 }
+
+#[cfg(all(test, not(toolweir_loom)))]
+mod tests {
+    use super::*;
+
+    fn queue(waiting: &[(&str, usize)]) -> FairQueue {
+        let mut queue = FairQueue::new(usize::MAX);
+        for (key, calls) in waiting {
+            for _ in 0..*calls {
+                queue.join(Some(key), Instant::now());
+            }
+        }
+        queue
+    }
+
+    #[test]
+    fn a_key_makes_room_for_one_with_two_fewer_waiting() {
+        let mut queue = queue(&[("anna", 1)]);
+        assert!(queue.make_room(Some("bert")).is_none());
+        queue.join(Some("anna"), Instant::now());
+        assert!(queue.make_room(Some("anna")).is_none());
+        assert!(queue.make_room(Some("bert")).is_some());
+        assert_eq!(queue.share(Some("anna")).queued, 1);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_keys_that_have_gone() {
+        let mut queue = queue(&[("anna", 3)]);
+        let now = Instant::now();
+        let place = queue.join(Some("bert"), now);
+        queue.leave(place);
+        for _ in 0..3 {
+            queue.serve(now).unwrap();
+            queue.end(0);
+        }
+        assert_eq!((queue.len(), queue.keys()), (0, 0));
+        assert!(queue.order.is_empty() && queue.lengths.is_empty());
+    }
+}

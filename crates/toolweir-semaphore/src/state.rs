@@ -432,3 +432,135 @@ impl Held {
 fn figure(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
+
+/// What calls that go past rest on. How it goes for those that do not, the tests of the whole crate
+/// show.
+#[cfg(all(test, not(toolweir_loom)))]
+mod tests {
+    use super::*;
+    use crate::gate::MEASURE_ONE_IN;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    fn permits(permits: usize) -> Permits {
+        let config = SemaphoreConfig::builder().permits(permits).build().unwrap();
+        Permits::new(&config, Instant::now())
+    }
+
+    /// Calls that held their permits for so long, one after the other, up to all that are measured at
+    /// the start.
+    fn after(permits: usize, hold: Duration) -> Permits {
+        let mut permits = self::permits(permits);
+        for _ in 0..MEASURE_ALL {
+            assert!(permits.measures_all());
+            call(&mut permits, hold);
+        }
+        permits
+    }
+
+    fn call(permits: &mut Permits, hold: Duration) {
+        let now = Instant::now();
+        let held = permits.try_acquire(Some(now)).unwrap();
+        assert!(held.is_measured());
+        permits.release(held, Some(now + hold));
+    }
+
+    #[test]
+    fn all_are_measured_until_enough_have_been() {
+        let mut permits = after(3, Duration::ZERO);
+        assert!(!permits.measures_all() && !permits.wants_time());
+        let held = permits.try_acquire(Some(Instant::now())).unwrap();
+        assert!(held.is_plain());
+    }
+
+    #[test]
+    fn the_time_is_wanted_for_one_call_in_so_many() {
+        let mut permits = after(3, Duration::ZERO);
+        for number in [MEASURE_ONE_IN - 1, MEASURE_ONE_IN, MEASURE_ONE_IN + 1] {
+            let in_flight = 0;
+            permits.catch_up(Pass {
+                in_flight,
+                ceiling: 1,
+                number,
+            });
+            assert_eq!(permits.wants_time(), number == MEASURE_ONE_IN);
+            let held = permits.try_acquire(Some(Instant::now())).unwrap();
+            assert_eq!(held.is_measured(), number == MEASURE_ONE_IN);
+        }
+    }
+
+    #[test]
+    fn when_the_last_permit_is_taken_matters_where_they_are_held_long() {
+        for (hold, matters) in [(MILLI - Duration::from_nanos(8), false), (MILLI, true)] {
+            let mut permits = after(3, hold);
+            let now = Instant::now();
+            for taken in 0..3 {
+                let is_last = taken == 2;
+                assert_eq!(permits.wants_time(), matters && is_last, "{hold:?} {taken}");
+                permits.try_acquire(Some(now)).unwrap();
+                assert_eq!(permits.last_taken, (matters && is_last).then_some(now));
+            }
+            assert!(permits.try_acquire(Some(now)).is_none());
+            // The most at once were three, so the third can go past where it does not matter.
+            assert_eq!(permits.pass().ceiling, if matters { 2 } else { 3 });
+        }
+    }
+
+    #[test]
+    fn calls_go_past_up_to_what_there_has_been() {
+        let mut permits = permits(5);
+        assert_eq!(
+            permits.pass(),
+            Pass {
+                in_flight: 0,
+                ceiling: 0,
+                number: 0
+            }
+        );
+        let held = [0, 1].map(|_| permits.try_acquire(None).unwrap());
+        permits.release(held[0], Some(Instant::now()));
+        assert_eq!(
+            permits.pass(),
+            Pass {
+                in_flight: 1,
+                ceiling: 2,
+                number: 2
+            }
+        );
+    }
+
+    #[test]
+    fn nobody_goes_past_those_who_wait_or_where_keys_are_counted() {
+        let now = Instant::now();
+        let mut permits = permits(1);
+        assert!(permits.is_open());
+        permits.try_acquire(Some(now)).unwrap();
+        let limit = Limit::new(now, Duration::from_secs(1), None);
+        let Entry::Place(place, _) = permits.enter(None, limit, now) else {
+            panic!("there is a free permit, or no place")
+        };
+        assert!(!permits.is_open() && permits.has_queue());
+        permits.leave(place, now);
+        assert!(permits.is_open() && !permits.has_queue());
+
+        let config = SemaphoreConfig::builder().permits(2).max_per_key(1);
+        let permits = Permits::new(&config.build().unwrap(), now);
+        assert!(!permits.is_open());
+    }
+
+    #[test]
+    fn the_numbers_of_calls_that_went_past_go_round() {
+        let mut permits = permits(1);
+        let at = |number| Pass {
+            in_flight: 0,
+            ceiling: 1,
+            number,
+        };
+        permits.catch_up(at(NUMBERS - 1));
+        permits.try_acquire(None).unwrap();
+        assert_eq!(permits.pass().number, 0);
+        permits.catch_up(at(5));
+        assert_eq!(permits.figures(Instant::now()).admitted, NUMBERS + 5);
+        assert_eq!(permits.pass().number, 5);
+    }
+}
