@@ -443,7 +443,10 @@ mod tests {
     const MILLI: Duration = Duration::from_millis(1);
 
     fn permits(permits: usize) -> Permits {
-        let config = SemaphoreConfig::builder().permits(permits).build().unwrap();
+        let config = SemaphoreConfig::builder()
+            .permits(permits)
+            .build()
+            .expect("a number in range");
         Permits::new(&config, Instant::now())
     }
 
@@ -460,7 +463,7 @@ mod tests {
 
     fn call(permits: &mut Permits, hold: Duration) {
         let now = Instant::now();
-        let held = permits.try_acquire(Some(now)).unwrap();
+        let held = permits.try_acquire(Some(now)).expect("one is free");
         assert!(held.is_measured());
         permits.release(held, Some(now + hold));
     }
