@@ -24,12 +24,14 @@ use toolweir_core::BoxError;
 use toolweir_semaphore::{SemaphoreConfig, SemaphoreHandle, SemaphoreLayer};
 use tower::{Layer, Service, service_fn};
 
-/// A wait needs a runtime's timer, which is no part of a model: its time never comes.
+/// A wait needs a runtime's timer, which is no part of a model: its time never comes. Its clock stands
+/// still: how long a permit was held decides who may go past the lock, and each run of a model has to
+/// go the same way.
 fn in_runtime() -> EnterGuard<'static> {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let build = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_time().build().unwrap()
+        builder.enable_time().start_paused(true).build().unwrap()
     };
     RUNTIME.get_or_init(build).enter()
 }
