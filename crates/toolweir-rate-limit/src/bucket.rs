@@ -65,6 +65,21 @@ pub(crate) struct Bucket {
     burst: NonZeroU32,
     /// Nanoseconds in which one cell comes back.
     interval: u64,
+    /// How much has been given back of what calls had taken, in nanoseconds.
+    refunded: u64,
+    /// How many times it was drained, or its pace was changed.
+    drains: u64,
+}
+
+/// What a call has taken, in case it is not made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Receipt {
+    cost: NonZeroU32,
+    /// When the last of its cells comes back …
+    back_at: Nano,
+    /// … and how much had been refunded, and how many times the bucket was drained, by then.
+    refunded: u64,
+    drains: u64,
 }
 
 /// What a bucket's ledger said at one time.
@@ -81,6 +96,8 @@ impl Bucket {
             ledger,
             burst,
             interval: Nanos::from(interval).into(),
+            refunded: 0,
+            drains: 0,
         }
     }
 
@@ -96,6 +113,36 @@ impl Bucket {
             .check_n(cost)
             .expect("the cost is not more than the burst")
             .map_err(|refusal: NotUntil<Nanos>| refusal.earliest_possible().into())
+    }
+
+    /// What a call has that has just taken so many cells.
+    pub(crate) fn receipt(&self, cost: NonZeroU32) -> Receipt {
+        Receipt {
+            cost,
+            back_at: self.full_at(),
+            refunded: self.refunded,
+            drains: self.drains,
+        }
+    }
+
+    /// Gives back cells that were taken for nothing, but for what time has brought back meanwhile.
+    /// Whether that is anything.
+    ///
+    /// Since the call took them, the bucket was never fuller than it would be at `back_at`, if it were
+    /// not for other refunds. So without the call it would now be fuller by at least as much as is
+    /// still to come back until then.
+    pub(crate) fn refund(&mut self, receipt: Receipt, now: Nano) -> bool {
+        if receipt.drains != self.drains {
+            return false;
+        }
+        let back_at = receipt
+            .back_at
+            .saturating_sub(self.refunded - receipt.refunded);
+        let cells = u64::from(receipt.cost.get());
+        let left = (cells * self.interval).min(back_at.saturating_sub(now));
+        self.refunded += left;
+        self.set(Mark(self.full_at() - left));
+        left > 0
     }
 
     /// From when on so many cells can be taken, each as early as can be. It may be past, and more
@@ -123,9 +170,10 @@ impl Bucket {
     }
 
     /// Sees to it that there is at most one cell at `end`, and none before.
-    pub(crate) fn drain_until(&self, end: Nano) {
+    pub(crate) fn drain_until(&mut self, end: Nano) {
         let full_at = end.saturating_add(self.capacity() - self.interval);
         self.ledger.0.full_at.fetch_max(full_at, Relaxed);
+        self.drains += 1;
     }
 
     /// Changes the pace at which cells come back. The cells that there are stay.
@@ -136,6 +184,7 @@ impl Bucket {
         self.limiter = limiter(interval, self.burst, &self.ledger);
         let full_at = scaled(self.full_at(), now, self.interval, before);
         self.set(Mark(full_at));
+        self.drains += 1;
     }
 
     pub(crate) fn mark(&self) -> Mark {

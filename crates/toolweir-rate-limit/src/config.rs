@@ -18,6 +18,9 @@ const LONGEST_GRACE: Duration = Duration::from_secs(3600);
 /// The largest table of bookings.
 const MOST_BOOKINGS: usize = 1_000_000;
 
+/// The most keys.
+const MOST_KEYS: usize = 1_000_000;
+
 /// The largest burst where the quota is learned: it bounds the arithmetic.
 const MOST_LEARNED_BURST: u32 = 10_000;
 
@@ -51,6 +54,8 @@ pub struct RateLimitConfig {
     pub(crate) max_pause: Duration,
     pub(crate) max_bookings: usize,
     pub(crate) booking_grace: Duration,
+    pub(crate) max_keys: usize,
+    pub(crate) key_idle: Duration,
 }
 
 /// How fast calls may come.
@@ -101,6 +106,8 @@ pub struct RateLimitConfigBuilder {
     max_pause: Duration,
     max_bookings: usize,
     booking_grace: Duration,
+    max_keys: usize,
+    key_idle: Duration,
 }
 
 impl Default for RateLimitConfigBuilder {
@@ -115,6 +122,8 @@ impl Default for RateLimitConfigBuilder {
             max_pause: Duration::from_secs(3600),
             max_bookings: 10_000,
             booking_grace: Duration::from_secs(10),
+            max_keys: 1_000,
+            key_idle: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -202,6 +211,24 @@ impl RateLimitConfigBuilder {
         self
     }
 
+    /// How many keys have limiters of their own: 1 to 1,000,000, by default 1,000.
+    ///
+    /// A further key takes the place of the one that was not used for longest, if that may leave: no
+    /// call of it is under way, waits or has a booking, and it has all its burst. Else it shares one
+    /// limiter with others that came too late.
+    pub const fn max_keys(mut self, keys: usize) -> Self {
+        self.max_keys = keys;
+        self
+    }
+
+    /// How long a key's limiter is kept without a call: more than zero, by default 10 minutes.
+    ///
+    /// One that is paused or has not all its burst by then, or that somebody has a handle of, stays.
+    pub const fn key_idle(mut self, duration: Duration) -> Self {
+        self.key_idle = duration;
+        self
+    }
+
     /// Checks the values.
     ///
     /// # Errors
@@ -214,6 +241,10 @@ impl RateLimitConfigBuilder {
             let allowed = format!("at most {MOST_BOOKINGS}");
             return Err(ConfigError::new("max_bookings", self.max_bookings, allowed));
         }
+        if !(1..=MOST_KEYS).contains(&self.max_keys) {
+            let allowed = format!("from 1 to {MOST_KEYS}");
+            return Err(ConfigError::new("max_keys", self.max_keys, allowed));
+        }
         Ok(RateLimitConfig {
             pace,
             burst,
@@ -222,6 +253,8 @@ impl RateLimitConfigBuilder {
             max_pause: self.max_pause,
             max_bookings: self.max_bookings,
             booking_grace: self.booking_grace,
+            max_keys: self.max_keys,
+            key_idle: self.key_idle,
         })
     }
 
@@ -271,6 +304,9 @@ impl RateLimitConfigBuilder {
         if self.booking_grace.is_zero() || self.booking_grace > LONGEST_GRACE {
             let allowed = "longer than zero and at most an hour";
             return Err(duration("booking_grace", self.booking_grace, allowed));
+        }
+        if self.key_idle.is_zero() {
+            return Err(duration("key_idle", self.key_idle, "longer than zero"));
         }
         Ok(())
     }
@@ -370,6 +406,29 @@ mod tests {
                 "`max_pause` must be longer than zero and at most a day, but is 172800s",
             ),
         ];
+        all_are_refused(cases);
+    }
+
+    #[test]
+    fn a_refused_bound_of_keys_is_named_with_its_range() {
+        let second = || RateLimitConfig::builder().calls_per_second(10);
+        all_are_refused([
+            (
+                second().max_keys(0),
+                "`max_keys` must be from 1 to 1000000, but is 0",
+            ),
+            (
+                second().max_keys(1_000_001),
+                "`max_keys` must be from 1 to 1000000, but is 1000001",
+            ),
+            (
+                second().key_idle(Duration::ZERO),
+                "`key_idle` must be longer than zero, but is 0ns",
+            ),
+        ]);
+    }
+
+    fn all_are_refused<const N: usize>(cases: [(RateLimitConfigBuilder, &str); N]) {
         for (builder, message) in cases {
             assert_eq!(builder.build().unwrap_err().to_string(), message);
         }

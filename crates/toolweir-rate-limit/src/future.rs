@@ -59,7 +59,7 @@ pin_project! {
         #[pin]
         alarm: Sleep,
         classify: C,
-        name: Option<Arc<str>>,
+        key: Option<Arc<str>>,
     }
 }
 
@@ -95,7 +95,7 @@ impl<S, Req, F, C> ResponseFuture<S, Req, F, C> {
         place: InQueue,
         slot: Instant,
         classify: C,
-        name: Option<Arc<str>>,
+        key: Option<Arc<str>>,
     ) -> Self {
         let wait = Box::pin(Wait {
             inner,
@@ -103,7 +103,7 @@ impl<S, Req, F, C> ResponseFuture<S, Req, F, C> {
             place,
             alarm: sleep_until(slot),
             classify,
-            name,
+            key,
         });
         Self {
             stage: Stage::Waiting { wait },
@@ -149,7 +149,7 @@ where
                         }
                         Some(_) => dispatched.served(),
                         // A layer further in refused it.
-                        None => {}
+                        None => dispatched.not_made(),
                     }
                     stage.set(Stage::Ended);
                     return Poll::Ready(result);
@@ -175,7 +175,7 @@ impl<S, Req, C> Wait<S, Req, C> {
         S::Error: From<Rejection>,
     {
         let mut this = self.project();
-        let refused = |refusal: Refusal| Err(refusal.into_rejection(this.name.as_ref()).into());
+        let refused = |refusal: Refusal| Err(refusal.into_rejection(this.key.as_ref()).into());
         loop {
             let now = Instant::now();
             let next = match this.place.turn(cx, now) {

@@ -5,15 +5,22 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use toolweir_core::{
     ConfigError, ReportState, StateReport,
+    keys::KeyFigures,
     time::{millis, millis_ceil},
 };
 
-use crate::{RateLimitConfig, config::Pace, refusal::LAYER, shared::Shared};
+use crate::{
+    RateLimitConfig, config::Pace, limiters::Limiters, refusal::LAYER, shared::Shared,
+    state::Limiter,
+};
 
-/// Reads a rate limit's state, pauses it and resumes it. Cheap to clone; clones share the limit.
+/// Reads a limiter's state, pauses it and resumes it. Cheap to clone; clones share the limiter.
+///
+/// A handle is of one limiter: the server's own, or that of a key. Each finds the others'.
 #[derive(Debug, Clone)]
 pub struct RateLimitHandle {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) limiters: Arc<Limiters>,
+    pub(crate) limiter: Arc<Shared>,
     pub(crate) name: Option<Arc<str>>,
 }
 
@@ -21,37 +28,53 @@ impl RateLimitHandle {
     /// The state, all of one moment.
     #[must_use]
     pub fn state(&self) -> RateLimitState {
-        let now = Instant::now();
-        self.shared.with(|limiter| {
-            let paused = limiter.paused(now);
-            let wait = limiter.slot(now).saturating_duration_since(now);
-            let (counts, booked) = (limiter.counts(), limiter.bookings());
-            let (calls, per_ms) = match limiter.config.pace {
-                Pace::Quota { calls, per } => (Some(calls.get()), Some(millis(per))),
-                Pace::Learned { .. } => (None, None),
-            };
-            RateLimitState {
-                calls,
-                per_ms,
-                interval_us: micros(limiter.interval()),
-                burst: limiter.config.burst.get(),
-                available: limiter.available(now),
-                waiting: limiter.waiting(),
-                retry_after_ms: (!wait.is_zero()).then(|| millis_ceil(wait)),
-                paused_ms: paused.map(|(_, left)| millis_ceil(left)),
-                paused_by: paused.map(|(by, _)| by),
-                passed_calls: counts.passed,
-                waited_calls: counts.waited,
-                rejected_calls: counts.rejected,
-                throttled_calls: counts.throttled,
-                most_waiting: counts.most_waiting,
-                bookings: booked.len(),
-                most_bookings: booked.counts.most,
-                booked_calls: booked.counts.made,
-                redeemed_bookings: booked.counts.redeemed,
-                lapsed_bookings: booked.counts.lapsed,
-            }
-        })
+        self.limiter.state()
+    }
+
+    /// The key that this is the limiter of. `None`: it is the server's own.
+    ///
+    /// It is `"(other keys)"` for the limiter that the keys share which found no room.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.limiter.key().map(|key| &**key)
+    }
+
+    /// The handle of a key's limiter. There is one from now on, so that it can be paused before the
+    /// first call; it stays as long as the handle does.
+    #[must_use]
+    pub fn for_key(&self, key: &str) -> Self {
+        self.of(self.limiters.of_key(key, Instant::now()))
+    }
+
+    /// The handle of the server's own limiter.
+    #[must_use]
+    pub fn for_server(&self) -> Self {
+        self.of(self.limiters.server().clone())
+    }
+
+    /// How many keys have limiters.
+    #[must_use]
+    pub fn keys(&self) -> KeyFigures {
+        self.limiters.figures()
+    }
+
+    /// The state of each key's limiter, in no order.
+    #[must_use]
+    pub fn key_states(&self) -> Vec<(Arc<str>, RateLimitState)> {
+        self.limiters.key_states()
+    }
+
+    /// The handle of the limiter that is shared by the keys that found no room, if there were any.
+    #[must_use]
+    pub fn overflow(&self) -> Option<Self> {
+        Some(self.of(self.limiters.overflow()?))
+    }
+
+    fn of(&self, limiter: Arc<Shared>) -> Self {
+        Self {
+            limiter,
+            ..self.clone()
+        }
     }
 
     /// How long until a call of cost 1 may pass. `None`: one passes now.
@@ -60,7 +83,7 @@ impl RateLimitHandle {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         let now = Instant::now();
-        let slot = self.shared.with(|limiter| limiter.slot(now));
+        let slot = self.limiter.with(|limiter| limiter.slot(now));
         (slot > now).then(|| slot - now)
     }
 
@@ -68,7 +91,7 @@ impl RateLimitHandle {
     #[must_use]
     pub fn paused_for(&self) -> Option<Duration> {
         let now = Instant::now();
-        let paused = self.shared.with(|limiter| limiter.paused(now));
+        let paused = self.limiter.with(|limiter| limiter.paused(now));
         paused.map(|(_, left)| left)
     }
 
@@ -76,7 +99,7 @@ impl RateLimitHandle {
     /// server asked for. A pause that lasts longer already stays as it is.
     pub fn pause(&self, duration: Duration) {
         let now = Instant::now();
-        self.shared
+        self.limiter
             .with(|limiter| limiter.pause(duration, PausedBy::Operator, now));
     }
 
@@ -84,7 +107,7 @@ impl RateLimitHandle {
     /// the quota.
     pub fn resume(&self) {
         let now = Instant::now();
-        self.shared.with(|limiter| limiter.resume(now));
+        self.limiter.with(|limiter| limiter.resume(now));
     }
 
     /// Changes the quota, as
@@ -97,7 +120,7 @@ impl RateLimitHandle {
     /// The quota is out of range, or is learned.
     pub fn set_quota(&self, calls: u32, per: Duration) -> Result<(), ConfigError> {
         let now = Instant::now();
-        let burst = self.shared.with(|limiter| match limiter.config.pace {
+        let burst = self.limiter.with(|limiter| match limiter.config.pace {
             Pace::Quota { .. } => Ok(limiter.config.burst.get()),
             Pace::Learned { .. } => Err(ConfigError::new(
                 "quota",
@@ -107,7 +130,7 @@ impl RateLimitHandle {
         })?;
         let config = RateLimitConfig::builder().quota(calls, per).burst(burst);
         let config = config.build()?;
-        self.shared.with(|limiter| limiter.set_pace(&config, now));
+        self.limiter.with(|limiter| limiter.set_pace(&config, now));
         Ok(())
     }
 }
@@ -116,8 +139,10 @@ impl RateLimitHandle {
 impl ReportState for RateLimitHandle {
     fn report(&self) -> StateReport {
         let now = Instant::now();
-        match self.shared.with(|limiter| limiter.verdict(now)) {
-            Some(refusal) => StateReport::refusing(&refusal.into_rejection(self.name.as_ref())),
+        match self.limiter.with(|limiter| limiter.verdict(now)) {
+            Some(refusal) => StateReport::refusing(
+                &refusal.into_rejection(self.limiter.key_or(self.name.as_ref())),
+            ),
             None => StateReport::ready(LAYER),
         }
     }
@@ -166,6 +191,9 @@ pub struct RateLimitState {
     pub rejected_calls: u64,
     /// How many answers asked for fewer calls.
     pub throttled_calls: u64,
+    /// How many of those that have passed got their cells back, because a layer further in refused
+    /// them.
+    pub refunded_calls: u64,
     /// The most calls that have waited at once.
     pub most_waiting: usize,
     /// How many refused calls have a booking, those that have come back and wait among them.
@@ -178,6 +206,40 @@ pub struct RateLimitState {
     pub redeemed_bookings: u64,
     /// How many have ended because nobody came.
     pub lapsed_bookings: u64,
+}
+
+impl RateLimitState {
+    pub(crate) fn of(limiter: &mut Limiter, now: Instant) -> Self {
+        let paused = limiter.paused(now);
+        let wait = limiter.slot(now).saturating_duration_since(now);
+        let (counts, booked) = (limiter.counts(), limiter.bookings());
+        let (calls, per_ms) = match limiter.config.pace {
+            Pace::Quota { calls, per } => (Some(calls.get()), Some(millis(per))),
+            Pace::Learned { .. } => (None, None),
+        };
+        Self {
+            calls,
+            per_ms,
+            interval_us: micros(limiter.interval()),
+            burst: limiter.config.burst.get(),
+            available: limiter.available(now),
+            waiting: limiter.waiting(),
+            retry_after_ms: (!wait.is_zero()).then(|| millis_ceil(wait)),
+            paused_ms: paused.map(|(_, left)| millis_ceil(left)),
+            paused_by: paused.map(|(by, _)| by),
+            passed_calls: counts.passed,
+            waited_calls: counts.waited,
+            rejected_calls: counts.rejected,
+            throttled_calls: counts.throttled,
+            refunded_calls: counts.refunded,
+            most_waiting: counts.most_waiting,
+            bookings: booked.len(),
+            most_bookings: booked.counts.most,
+            booked_calls: booked.counts.made,
+            redeemed_bookings: booked.counts.redeemed,
+            lapsed_bookings: booked.counts.lapsed,
+        }
+    }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -26,7 +26,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn into_rejection(self, name: Option<&Arc<str>>) -> Rejection {
+    pub(crate) fn into_rejection(self, key: Option<&Arc<str>>) -> Rejection {
         let rejection = match self {
             Self::QuotaSpent(retry_after) => {
                 Rejection::new(LAYER, Reason::QuotaSpent).with_retry_after(retry_after)
@@ -43,8 +43,8 @@ impl Refusal {
             Self::NotTaken => Rejection::new(LAYER, Reason::WaitTooLong)
                 .with_detail("its turn came, but it was not ready to go"),
         };
-        match name {
-            Some(name) => rejection.with_key(name.clone()),
+        match key {
+            Some(key) => rejection.with_key(key.clone()),
             None => rejection,
         }
     }

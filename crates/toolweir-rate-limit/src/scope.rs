@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
-use crate::bucket::{Bucket, Mark, Nano, scaled};
+use crate::bucket::{Bucket, Mark, Nano, Receipt, scaled};
 
 /// A place in the order in which calls came. It is never given out twice.
 pub(crate) type Place = u64;
@@ -158,6 +158,11 @@ impl Scope {
         let taken = self.bucket.take(cost, now).is_ok();
         self.settle(self.queued);
         taken
+    }
+
+    /// Gives back cells that were taken for nothing. Whether there is anything to give. Slots stay.
+    pub(crate) fn refund(&mut self, receipt: Receipt, now: Nano) -> bool {
+        self.bucket.refund(receipt, now)
     }
 
     /// Nothing passes before `end`, and then one cell.

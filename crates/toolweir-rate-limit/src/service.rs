@@ -5,22 +5,22 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::time::Instant;
 use toolweir_core::{AsRejection, Classify, ErrIsFailure, Facts, Rejection};
 use tower_service::Service;
 
 use crate::{
     ResponseFuture,
-    shared::{Entered, Shared},
+    limiters::Choice,
+    shared::{Dispatched, Entered, InQueue},
 };
 
 /// Makes a call when there is quota for it, and pauses all calls when the server asks for that.
 ///
-/// Clones share the quota, the queue and the pause.
+/// Clones share the quota, the queue and the pause, or those of each key where there are keys.
 #[derive(Debug, Clone)]
 pub struct RateLimit<S, C = ErrIsFailure, F = ()> {
     pub(crate) inner: S,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) choice: Choice,
     pub(crate) name: Option<Arc<str>>,
     pub(crate) classify: C,
     pub(crate) facts: F,
@@ -44,19 +44,24 @@ where
     fn call(&mut self, req: Req) -> Self::Future {
         let (cost, deadline) = (self.facts.cost(&req), self.facts.deadline(&req));
         let call_id = self.facts.call_id(&req);
-        match self.shared.enter(cost, deadline, call_id, Instant::now()) {
-            Entered::Passes(dispatched) => {
+        let (limiter, now) = self.choice.limiter(&self.facts, &req);
+        match limiter.enter(cost, deadline, call_id, now) {
+            Entered::Passes(sent, receipt) => {
+                let dispatched = Dispatched::new(limiter.into_shared(), sent, receipt);
                 let inner = self.inner.call(req);
                 ResponseFuture::called(inner, dispatched, self.classify.clone())
             }
-            Entered::Waits(place, slot) => {
+            Entered::Waits(place, ask, slot) => {
+                let key = limiter.key_or(self.name.as_ref()).cloned();
+                let place = InQueue::new(limiter.into_shared(), place, ask);
                 self.let_go();
-                let (inner, name) = (self.inner.clone(), self.name.clone());
-                ResponseFuture::waiting(inner, req, place, slot, self.classify.clone(), name)
+                let inner = self.inner.clone();
+                ResponseFuture::waiting(inner, req, place, slot, self.classify.clone(), key)
             }
             Entered::Refused(refusal) => {
+                let rejection = refusal.into_rejection(limiter.key_or(self.name.as_ref()));
                 self.let_go();
-                ResponseFuture::refused(refusal.into_rejection(self.name.as_ref()))
+                ResponseFuture::refused(rejection)
             }
         }
     }

@@ -11,7 +11,8 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    RateLimitConfig,
+    RateLimitConfig, RateLimitState,
+    bucket::Receipt,
     refusal::Refusal,
     scope::Place,
     state::{Ask, Entry, Limiter, Sent, Turn},
@@ -22,48 +23,61 @@ pub(crate) struct Shared {
     limiter: Mutex<Limiter>,
     /// Makes identities of call ids. Its keys are nobody's business.
     hasher: RandomState,
+    /// Whose it is. `None`: the server's own.
+    key: Option<Arc<str>>,
 }
 
 /// What becomes of a new call.
 pub(crate) enum Entered {
-    Passes(Dispatched),
-    Waits(InQueue, Instant),
+    Passes(Sent, Receipt),
+    Waits(Place, Ask, Instant),
     Refused(Refusal),
 }
 
 impl Shared {
-    pub(crate) fn new(config: RateLimitConfig) -> Self {
+    pub(crate) fn new(config: RateLimitConfig, key: Option<Arc<str>>) -> Self {
         Self {
             limiter: Mutex::new(Limiter::new(config, Instant::now())),
             hasher: RandomState::new(),
+            key,
         }
     }
 
+    pub(crate) const fn key(&self) -> Option<&Arc<str>> {
+        self.key.as_ref()
+    }
+
+    /// The key, or else the server's name.
+    pub(crate) fn key_or<'a>(&'a self, name: Option<&'a Arc<str>>) -> Option<&'a Arc<str>> {
+        self.key().or(name)
+    }
+
+    pub(crate) fn state(&self) -> RateLimitState {
+        let now = Instant::now();
+        self.with(|limiter| RateLimitState::of(limiter, now))
+    }
+
     pub(crate) fn enter(
-        self: &Arc<Self>,
+        &self,
         cost: NonZeroU32,
         deadline: Option<Instant>,
         call_id: Option<&str>,
         now: Instant,
     ) -> Entered {
-        if self.with(|limiter| limiter.enter_at_once(cost, now)) {
-            return Entered::Passes(self.dispatched(None));
+        let at_once = |limiter: &mut Limiter| {
+            let passes = limiter.enter_at_once(cost, now);
+            passes.then(|| limiter.receipt(cost))
+        };
+        if let Some(receipt) = self.with(at_once) {
+            return Entered::Passes(None, receipt);
         }
         let id = call_id.map(|call_id| self.hasher.hash_one(call_id));
         let ask = Ask { cost, deadline, id };
-        match self.with(|limiter| limiter.enter(ask, now)) {
-            Entry::Passes(sent) => Entered::Passes(self.dispatched(sent)),
-            Entry::Waits { place, slot } => {
-                let shared = self.clone();
-                Entered::Waits(InQueue { shared, place, ask }, slot)
-            }
+        self.with(|limiter| match limiter.enter(ask, now) {
+            Entry::Passes(sent) => Entered::Passes(sent, limiter.receipt(cost)),
+            Entry::Waits { place, slot } => Entered::Waits(place, ask, slot),
             Entry::Refused(refusal) => Entered::Refused(refusal),
-        }
-    }
-
-    fn dispatched(self: &Arc<Self>, sent: Sent) -> Dispatched {
-        let shared = self.clone();
-        Dispatched { shared, sent }
+        })
     }
 
     /// One step of the limiter. It must not run foreign code; those whom it wants to wake are woken
@@ -84,15 +98,31 @@ impl Shared {
 pub(crate) struct Dispatched {
     shared: Arc<Shared>,
     sent: Sent,
+    receipt: Receipt,
 }
 
 impl Dispatched {
+    pub(crate) const fn new(shared: Arc<Shared>, sent: Sent, receipt: Receipt) -> Self {
+        Self {
+            shared,
+            sent,
+            receipt,
+        }
+    }
+
     /// The server has dealt with it.
     pub(crate) fn served(&self) {
         if let Some(sent) = self.sent {
             let now = Instant::now();
             self.shared.with(|limiter| limiter.served(sent, now));
         }
+    }
+
+    /// A layer further in has refused it: the server knows nothing of it.
+    pub(crate) fn not_made(&self) {
+        let now = Instant::now();
+        self.shared
+            .with(|limiter| limiter.refund(self.receipt, now));
     }
 
     /// The server asks for fewer calls.
@@ -112,6 +142,10 @@ pub(crate) struct InQueue {
 }
 
 impl InQueue {
+    pub(crate) const fn new(shared: Arc<Shared>, place: Place, ask: Ask) -> Self {
+        Self { shared, place, ask }
+    }
+
     pub(crate) fn turn(&self, cx: &Context<'_>, now: Instant) -> Turn {
         // Wakers are foreign code: they are cloned before the lock is taken, and dropped after.
         let mut waker = Some(cx.waker().clone());
@@ -122,10 +156,11 @@ impl InQueue {
     /// Takes the cells. `None`: something has put the turn off.
     pub(crate) fn take(&self, now: Instant) -> Option<Dispatched> {
         let mut spent = None;
-        let sent = self
-            .shared
-            .with(|limiter| limiter.take(self.place, &mut spent, now))?;
-        Some(self.shared.dispatched(sent))
+        let (sent, receipt) = self.shared.with(|limiter| {
+            let sent = limiter.take(self.place, &mut spent, now)?;
+            Some((sent, limiter.receipt(self.ask.cost)))
+        })?;
+        Some(Dispatched::new(self.shared.clone(), sent, receipt))
     }
 
     pub(crate) fn not_taken(&self) -> Refusal {

@@ -11,7 +11,7 @@ use toolweir_core::time::saturating_add;
 use crate::{
     PausedBy, RateLimitConfig,
     bookings::{Bookings, CallId},
-    bucket::{Mark, Nano},
+    bucket::{Mark, Nano, Receipt},
     config::Pace,
     learner::Learner,
     refusal::Refusal,
@@ -78,6 +78,7 @@ pub(crate) struct Counts {
     pub(crate) waited: u64,
     pub(crate) rejected: u64,
     pub(crate) throttled: u64,
+    pub(crate) refunded: u64,
     pub(crate) most_waiting: usize,
 }
 
@@ -274,6 +275,21 @@ impl Limiter {
         waiter.waker
     }
 
+    /// What a call has taken that passed in the same moment.
+    pub(crate) fn receipt(&self, cost: NonZeroU32) -> Receipt {
+        self.scope.bucket().receipt(cost)
+    }
+
+    /// A call has passed, and was not made: a layer further in refused it. It gets back what time has
+    /// not brought back meanwhile.
+    pub(crate) fn refund(&mut self, receipt: Receipt, now: Instant) {
+        self.counts.refunded += 1;
+        let now = self.nano(now);
+        if self.scope.refund(receipt, now) {
+            self.wake_from(0);
+        }
+    }
+
     /// Counts the refusal of a call whose turn had come.
     pub(crate) const fn not_taken(&mut self) -> Refusal {
         self.counts.rejected += 1;
@@ -376,6 +392,20 @@ impl Limiter {
     /// In which time a cell comes back.
     pub(crate) const fn interval(&self) -> Duration {
         Duration::from_nanos(self.scope.bucket().interval())
+    }
+
+    /// Whether it is what it was when it was made, as far as the quota goes: nobody waits, has a
+    /// booking or lacks a cell.
+    pub(crate) fn is_at_rest(&mut self, now: Instant) -> bool {
+        let at = self.nano(now);
+        self.tick(at);
+        let has_claims = self.scope.is_claimed() || !self.waiters.is_empty();
+        !has_claims && self.pause_at(at).is_none() && self.available(now) == self.config.burst.get()
+    }
+
+    /// Whether its pace is learned.
+    pub(crate) const fn is_learning(&self) -> bool {
+        self.learner.is_some()
     }
 
     pub(crate) fn waiting(&self) -> usize {

@@ -133,6 +133,19 @@ struct Entry {
     stage: Stage,
     until: i128,
     deadline: Option<i128>,
+    receipt: Receipt,
+    /// Its place in `passed`.
+    passed: usize,
+}
+
+/// What a call took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Receipt {
+    /// How much was missing then.
+    missing: i128,
+    at: i128,
+    refunded: i128,
+    drains: u32,
 }
 
 struct Model {
@@ -150,6 +163,10 @@ struct Model {
     at_server: Vec<usize>,
     /// When which cost passed.
     passed: Vec<(i128, i128)>,
+    /// Which of them were not made after all.
+    not_made: Vec<usize>,
+    refunded: i128,
+    drains: u32,
     waited: u64,
     rejected: u64,
     throttled: u64,
@@ -167,6 +184,9 @@ impl Model {
             entries: Vec::new(),
             at_server: Vec::new(),
             passed: Vec::new(),
+            not_made: Vec::new(),
+            refunded: 0,
+            drains: 0,
             waited: 0,
             rejected: 0,
             throttled: 0,
@@ -246,11 +266,33 @@ impl Model {
         }
     }
 
-    fn dispatch(&mut self, number: usize, cost: i128) {
+    fn dispatch(&mut self, entry: &mut Entry) {
         assert!(self.pause.is_none());
-        self.level -= cost * self.numbers.interval();
-        self.passed.push((self.now, cost));
-        self.at_server.push(number);
+        entry.stage = Stage::AtServer;
+        self.level -= entry.cost * self.numbers.interval();
+        entry.receipt = Receipt {
+            missing: i128::from(self.numbers.burst) * self.numbers.interval() - self.level,
+            at: self.now,
+            refunded: self.refunded,
+            drains: self.drains,
+        };
+        entry.passed = self.passed.len();
+        self.passed.push((self.now, entry.cost));
+        self.at_server.push(entry.number);
+    }
+
+    /// What a call took, and time has not brought back.
+    fn refund(&mut self, at: usize) {
+        let entry = self.entries[at];
+        self.not_made.push(entry.passed);
+        let receipt = entry.receipt;
+        if receipt.drains == self.drains {
+            let brought = self.now - receipt.at + self.refunded - receipt.refunded;
+            let interval = self.numbers.interval();
+            let left = (receipt.missing - brought).clamp(0, entry.cost * interval);
+            self.refunded += left;
+            self.level = (self.level + left).min(i128::from(self.numbers.burst) * interval);
+        }
     }
 
     fn call(&mut self, number: usize, cost: u32, wait: Option<i128>) {
@@ -262,6 +304,8 @@ impl Model {
             stage: Stage::Waiting,
             until: deadline.map_or(patience, |deadline| deadline.min(patience)),
             deadline,
+            receipt: Receipt::default(),
+            passed: 0,
         };
         if cost > self.numbers.burst {
             entry.stage = Stage::Refused((Reason::CostTooHigh, None));
@@ -269,8 +313,7 @@ impl Model {
             self.put_out_abandoned(usize::MAX);
             let slot = self.slot(self.queued() + entry.cost);
             if slot <= self.now {
-                entry.stage = Stage::AtServer;
-                self.dispatch(number, entry.cost);
+                self.dispatch(&mut entry);
             } else if slot > entry.until {
                 entry.stage = Stage::Refused(self.refusal(slot));
             }
@@ -313,8 +356,9 @@ impl Model {
             }
             Stage::Waiting => {
                 if !self.closed {
-                    self.entries[at].stage = Stage::AtServer;
-                    self.dispatch(number, entry.cost);
+                    let mut entry = entry;
+                    self.dispatch(&mut entry);
+                    self.entries[at] = entry;
                 }
                 None
             }
@@ -332,6 +376,7 @@ impl Model {
             return;
         }
         self.pause = Some((end, reason));
+        self.drains += 1;
         self.pass_time(0);
         let mut ahead = 0;
         for at in 0..self.entries.len() {
@@ -349,6 +394,7 @@ impl Model {
 
     fn resume(&mut self) {
         if self.pause.take().is_some() {
+            self.drains += 1;
             self.fill(self.now);
             self.drain();
         }
@@ -446,6 +492,9 @@ impl Pair {
         self.rig.server.answer(number, answer);
         let (mut call, _) = self.calls.remove(at);
         assert_ne!(call.poll(), Progress::Pending);
+        if answer == Answer::Refuse {
+            self.model.refund(at);
+        }
         self.model.remove(at);
         if let Answer::Throttled(wait) = answer {
             self.model.throttled += 1;
@@ -474,6 +523,7 @@ impl Pair {
         assert_eq!(state.waited_calls, model.waited);
         assert_eq!(state.rejected_calls, model.rejected);
         assert_eq!(state.throttled_calls, model.throttled);
+        assert_eq!(state.refunded_calls, model.not_made.len() as u64);
         self.compare_wakes();
     }
 
@@ -496,9 +546,13 @@ impl Pair {
         }
     }
 
-    /// In no stretch of time have more cells passed than the burst and what came back in it.
+    /// In no stretch of time have more cells passed than the burst and what came back in it, but for
+    /// calls that were not made after all.
     fn check_windows(&self) {
-        let (numbers, passed) = (&self.model.numbers, &self.model.passed);
+        let (numbers, not_made) = (&self.model.numbers, &self.model.not_made);
+        let passed = self.model.passed.iter().enumerate();
+        let made = passed.filter(|(at, _)| !not_made.contains(at));
+        let passed: Vec<(i128, i128)> = made.map(|(_, passed)| *passed).collect();
         for (at, (start, _)) in passed.iter().enumerate() {
             let mut cells = 0;
             for (end, cost) in &passed[at..] {
