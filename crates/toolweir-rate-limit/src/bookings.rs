@@ -2,24 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    num::NonZeroU32,
     time::Duration,
 };
 
 use crate::{bucket::Nano, scope::Place};
 
-/// A call's identity: a keyed hash of its `call_id`, so that however long that is, no memory goes
-/// into it.
+/// A call's identity: a keyed hash of its `call_id` and its cost, so that however long the name is, no
+/// memory goes into it. A call that costs more than the one that was booked is another.
 pub(crate) type CallId = u64;
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Booking {
-    pub(crate) id: CallId,
-    pub(crate) cost: NonZeroU32,
-    /// When the caller was told to come. It may be before its slot, or after.
-    pub(crate) told: Nano,
-    /// It is back, and waits.
-    pub(crate) is_back: bool,
+#[derive(Debug)]
+struct Booking {
+    id: CallId,
+    /// When it lapses, unless it is back and waits.
+    lapses: Nano,
+    is_back: bool,
 }
 
 /// A bounded table of bookings, each with a claim on a scope.
@@ -27,8 +24,8 @@ pub(crate) struct Booking {
 pub(crate) struct Bookings {
     by_id: HashMap<CallId, Place>,
     by_place: BTreeMap<Place, Booking>,
-    /// When to look whether a booking has lapsed: one entry each, perhaps too early.
-    checks: BTreeSet<(Nano, Place)>,
+    /// Those that are not back.
+    to_lapse: BTreeSet<(Nano, Place)>,
     max: usize,
     grace: u64,
     pub(crate) counts: Counts,
@@ -48,7 +45,7 @@ impl Bookings {
         Self {
             by_id: HashMap::new(),
             by_place: BTreeMap::new(),
-            checks: BTreeSet::new(),
+            to_lapse: BTreeSet::new(),
             max,
             grace: u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX),
             counts: Counts::default(),
@@ -59,13 +56,11 @@ impl Bookings {
         self.by_place.len()
     }
 
-    pub(crate) fn find(&self, id: CallId) -> Option<(Place, Booking)> {
+    /// The place of a call that is not back yet.
+    pub(crate) fn find(&self, id: CallId) -> Option<Place> {
         let place = *self.by_id.get(&id)?;
-        Some((place, *self.by_place.get(&place)?))
-    }
-
-    pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut Booking> {
-        self.by_place.get_mut(&place)
+        let is_away = !self.by_place.get(&place)?.is_back;
+        is_away.then_some(place)
     }
 
     /// Whether a call may be booked: there is room, and no booking of its own.
@@ -73,57 +68,69 @@ impl Bookings {
         self.len() < self.max && !self.by_id.contains_key(&id)
     }
 
-    pub(crate) fn insert(&mut self, place: Place, id: CallId, cost: NonZeroU32, told: Nano) {
-        let is_back = false;
+    /// The call was told to come back then.
+    pub(crate) fn insert(&mut self, place: Place, id: CallId, told: Nano) {
+        let lapses = told.saturating_add(self.grace);
         let booking = Booking {
             id,
-            cost,
-            told,
-            is_back,
+            lapses,
+            is_back: false,
         };
         self.by_id.insert(id, place);
         self.by_place.insert(place, booking);
-        self.checks.insert((told.saturating_add(self.grace), place));
+        self.to_lapse.insert((lapses, place));
         self.counts.made += 1;
         self.counts.most = self.counts.most.max(self.len());
     }
 
+    /// The call, which is not back, was told another time.
+    pub(crate) fn tell(&mut self, place: Place, told: Nano) {
+        if let Some(booking) = self.by_place.get_mut(&place) {
+            self.to_lapse.remove(&(booking.lapses, place));
+            booking.lapses = told.saturating_add(self.grace);
+            self.to_lapse.insert((booking.lapses, place));
+        }
+    }
+
+    /// The call is back, and waits.
+    pub(crate) fn comes_back(&mut self, place: Place) {
+        if let Some(booking) = self.by_place.get_mut(&place) {
+            booking.is_back = true;
+            self.to_lapse.remove(&(booking.lapses, place));
+        }
+    }
+
+    /// The call has given up its wait. `false`: it has no booking.
+    pub(crate) fn goes_away(&mut self, place: Place) -> bool {
+        let Some(booking) = self.by_place.get_mut(&place) else {
+            return false;
+        };
+        booking.is_back = false;
+        self.to_lapse.insert((booking.lapses, place));
+        true
+    }
+
     /// The call has its cells.
     pub(crate) fn redeem(&mut self, place: Place) {
-        if let Some(booking) = self.by_place.remove(&place) {
-            self.by_id.remove(&booking.id);
+        if self.remove(place) {
             self.counts.redeemed += 1;
         }
     }
 
-    /// A booking that nobody redeemed within the grace after its slot, and after the time that its
-    /// caller was told. It is gone. `slot` tells slots that are still to come.
-    pub(crate) fn lapse(
-        &mut self,
-        slot: impl Fn(Place) -> Option<Nano>,
-        now: Nano,
-    ) -> Option<Place> {
-        while let Some(&(at, place)) = self.checks.first()
-            && at < now
-        {
-            self.checks.pop_first();
-            let Some(booking) = self.by_place.get(&place) else {
-                continue;
-            };
-            let last = if booking.is_back {
-                now
-            } else {
-                booking.told.max(slot(place).unwrap_or(0))
-            };
-            let until = last.saturating_add(self.grace);
-            if until < now {
-                self.by_id.remove(&booking.id);
-                self.by_place.remove(&place);
-                self.counts.lapsed += 1;
-                return Some(place);
-            }
-            self.checks.insert((until, place));
-        }
-        None
+    /// A booking whose call is not back within the grace after the time that it was told. It is gone.
+    pub(crate) fn lapse(&mut self, now: Nano) -> Option<Place> {
+        let (_, place) = *self.to_lapse.first().filter(|(at, _)| *at < now)?;
+        self.remove(place);
+        self.counts.lapsed += 1;
+        Some(place)
+    }
+
+    fn remove(&mut self, place: Place) -> bool {
+        let Some(booking) = self.by_place.remove(&place) else {
+            return false;
+        };
+        self.by_id.remove(&booking.id);
+        self.to_lapse.remove(&(booking.lapses, place));
+        true
     }
 }

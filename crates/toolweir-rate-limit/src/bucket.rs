@@ -24,6 +24,9 @@ use governor::{
 /// Nanoseconds since the limiter was made.
 pub(crate) type Nano = u64;
 
+/// Nothing is moved farther away than some 146 years, so that more can be added.
+const FARTHEST: Nano = u64::MAX / 4;
+
 /// governor's clock and store.
 #[derive(Debug, Clone, Default)]
 struct Ledger(Arc<Entries>);
@@ -224,5 +227,5 @@ pub(crate) fn scaled(at: Nano, now: Nano, to: u64, from: u64) -> Nano {
         return at;
     };
     let ahead = u128::from(ahead) * u128::from(to) / u128::from(from.max(1));
-    now.saturating_add(u64::try_from(ahead).unwrap_or(u64::MAX))
+    now.saturating_add(u64::try_from(ahead).unwrap_or(u64::MAX).min(FARTHEST))
 }

@@ -13,6 +13,7 @@ mod scope;
 mod service;
 mod shared;
 mod state;
+mod sync;
 
 pub use config::{RateLimitConfig, RateLimitConfigBuilder};
 pub use future::ResponseFuture;

@@ -17,12 +17,12 @@ pub(crate) struct Scope {
     bucket: Bucket,
     /// What those will cost together that wait without a claim. They came before all claims.
     queued: u64,
-    /// Claims whose slot has come, with their cost.
-    due: BTreeMap<Place, u32>,
+    /// Claims whose slot has come, with that.
+    due: BTreeMap<Place, Claim>,
     due_cells: u64,
     /// The others.
     ahead: BTreeMap<Place, Claim>,
-    /// What is to be added to all their slots, modulo 2^64.
+    /// What is to be added to the slots of these, modulo 2^64.
     offset: u64,
 }
 
@@ -56,11 +56,13 @@ impl Scope {
     /// Lets the time pass. Claims whose slot has come are due.
     pub(crate) fn advance(&mut self, now: Nano) {
         while let Some(first) = self.ahead.first_entry() {
-            let claim = *first.get();
-            if claim.slot.wrapping_add(self.offset) > now {
+            let (place, mut claim) = (*first.key(), *first.get());
+            claim.slot = claim.slot.wrapping_add(self.offset);
+            if claim.slot > now {
                 return;
             }
-            self.due.insert(first.remove_entry().0, claim.cost);
+            first.remove();
+            self.due.insert(place, claim);
             self.due_cells += u64::from(claim.cost);
         }
         self.offset = 0;
@@ -99,17 +101,22 @@ impl Scope {
         self.bucket.free_at(cells, now).max(now)
     }
 
-    /// The slot of a claim, if it is still to come.
+    /// The slot of a claim. It may be past.
     pub(crate) fn slot(&self, place: Place) -> Option<Nano> {
-        let claim = self.ahead.get(&place)?;
-        Some(claim.slot.wrapping_add(self.offset))
+        match self.ahead.get(&place) {
+            Some(claim) => Some(claim.slot.wrapping_add(self.offset)),
+            None => self.due.get(&place).map(|claim| claim.slot),
+        }
     }
 
-    /// How many cells those have claimed who are due and came before `place`.
+    /// How many cells those have claimed who are due and came before `place`, if it is due too.
     pub(crate) fn due_before(&self, place: Place) -> u64 {
+        if !self.due.contains_key(&place) {
+            return 0;
+        }
         self.due
             .range(..place)
-            .map(|(_, cost)| u64::from(*cost))
+            .map(|(_, claim)| u64::from(claim.cost))
             .sum()
     }
 
@@ -118,7 +125,7 @@ impl Scope {
         let slot = self.next_slot(cost, now);
         let cost = cost.get();
         if slot <= now {
-            self.due.insert(place, cost);
+            self.due.insert(place, Claim { slot, cost });
             self.due_cells += u64::from(cost);
         } else {
             let slot = slot.wrapping_sub(self.offset);
@@ -146,7 +153,7 @@ impl Scope {
     /// A claim is given up. Its slot is lost. `false`: there is none.
     pub(crate) fn release(&mut self, place: Place) -> bool {
         match self.due.remove(&place) {
-            Some(cost) => self.due_cells -= u64::from(cost),
+            Some(claim) => self.due_cells -= u64::from(claim.cost),
             None => return self.ahead.remove(&place).is_some(),
         }
         true

@@ -3,7 +3,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::PoisonError,
     task::{Context, Waker},
     time::Duration,
 };
@@ -16,6 +16,7 @@ use crate::{
     refusal::Refusal,
     scope::Place,
     state::{Ask, Entry, Limiter, Sent, Turn},
+    sync::{Arc, Mutex},
 };
 
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Shared {
         if let Some(receipt) = self.with(at_once) {
             return Entered::Passes(None, receipt);
         }
-        let id = call_id.map(|call_id| self.hasher.hash_one(call_id));
+        let id = call_id.map(|call_id| self.hasher.hash_one((call_id, cost)));
         let ask = Ask { cost, deadline, id };
         self.with(|limiter| match limiter.enter(ask, now) {
             Entry::Passes(sent) => Entered::Passes(sent, limiter.receipt(cost)),

@@ -21,6 +21,9 @@ use crate::{
 /// How long after its limit a waiting call that nobody polls keeps its place.
 const ABANDONED_AFTER: Duration = Duration::from_millis(50);
 
+/// No booking is farther away: ten years. It bounds the arithmetic.
+const FARTHEST: Nano = 10 * 366 * 24 * 3_600_000_000_000;
+
 /// The quota, the queue for it, the bookings and the pause.
 ///
 /// A call passes when there are cells for it and for all that came before it. It takes them at that
@@ -161,15 +164,8 @@ impl Limiter {
         self.tick(now);
         self.evict_abandoned(Place::MAX, now);
         let limit = self.limit(ask.deadline, now);
-        if let Some((place, booking)) = ask.id.and_then(|id| self.bookings.find(id))
-            && !booking.is_back
-        {
-            if booking.cost == cost {
-                return self.come_back(place, cost, limit, now);
-            }
-            // Not the call that was booked.
-            self.bookings.redeem(place);
-            self.scope.release(place);
+        if let Some(place) = ask.id.and_then(|id| self.bookings.find(id)) {
+            return self.come_back(place, cost, limit, now);
         }
         if self.scope.admits(cost, now) {
             return Entry::Passes(self.pass(cost, now));
@@ -196,9 +192,7 @@ impl Limiter {
             self.wants_more();
             return Entry::Refused(self.tell_again(place, cost, now));
         }
-        if let Some(booking) = self.bookings.get_mut(place) {
-            booking.is_back = true;
-        }
+        self.bookings.comes_back(place);
         self.wait(place, cost, limit, slot)
     }
 
@@ -459,7 +453,7 @@ impl Limiter {
     fn tick(&mut self, now: Nano) {
         if self.scope.is_claimed() {
             self.scope.advance(now);
-            while let Some(place) = self.bookings.lapse(|place| self.scope.slot(place), now) {
+            while let Some(place) = self.bookings.lapse(now) {
                 self.scope.release(place);
             }
         }
@@ -513,11 +507,12 @@ impl Limiter {
         let slot = self.scope.next_slot(cost, now);
         let told = self.told(slot, now);
         if slot > now
+            && slot - now <= FARTHEST
             && let Some(id) = id.filter(|id| self.bookings.has_room_for(*id))
         {
             let place = self.new_place();
             self.scope.claim(place, cost, now);
-            self.bookings.insert(place, id, cost, told);
+            self.bookings.insert(place, id, told);
         }
         self.refusal(Duration::from_nanos(told - now), now)
     }
@@ -525,22 +520,20 @@ impl Limiter {
     /// Refuses a call that has waited, and that may have a booking.
     fn refuse_again(&mut self, ask: Ask, now: Nano) -> Refusal {
         match ask.id.and_then(|id| self.bookings.find(id)) {
-            Some((place, booking)) if !booking.is_back => self.tell_again(place, ask.cost, now),
-            _ => self.refuse(ask.cost, ask.id, now),
+            Some(place) => self.tell_again(place, ask.cost, now),
+            None => self.refuse(ask.cost, ask.id, now),
         }
     }
 
     /// Refuses a call that keeps its booking.
     fn tell_again(&mut self, place: Place, cost: NonZeroU32, now: Nano) -> Refusal {
         self.counts.rejected += 1;
-        // Others who are due and not here yet may come before it.
+        // Where several are late, each is told a time of its own.
         let before = self.scope.due_before(place);
         let free = self.scope.free_at(cost, before, now);
         let slot = self.slot_of(place, cost, now).max(free);
         let told = self.told(slot, now);
-        if let Some(booking) = self.bookings.get_mut(place) {
-            booking.told = told;
-        }
+        self.bookings.tell(place, told);
         self.refusal(Duration::from_nanos(told - now), now)
     }
 
@@ -563,9 +556,8 @@ impl Limiter {
     /// Takes a place out of the queue. A booking stays.
     fn put_out(&mut self, place: Place) -> Option<Waiter> {
         let waiter = self.waiters.remove(&place)?;
-        match self.bookings.get_mut(place) {
-            Some(booking) => booking.is_back = false,
-            None => self.scope.leave(place, waiter.cost),
+        if !self.bookings.goes_away(place) {
+            self.scope.leave(place, waiter.cost);
         }
         Some(waiter)
     }

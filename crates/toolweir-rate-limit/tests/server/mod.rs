@@ -30,6 +30,7 @@ pub(crate) struct Job {
     pub(crate) number: usize,
     pub(crate) cost: NonZeroU32,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) id: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -38,6 +39,10 @@ pub(crate) struct JobFacts;
 impl Facts<Job> for JobFacts {
     fn deadline(&self, job: &Job) -> Option<Instant> {
         job.deadline
+    }
+
+    fn call_id<'r>(&self, job: &'r Job) -> Option<&'r str> {
+        job.id.as_deref()
     }
 
     fn cost(&self, job: &Job) -> NonZeroU32 {
@@ -269,12 +274,24 @@ impl Rig {
 
     /// Readies the service and calls it. The call is not polled yet.
     pub(crate) fn call(&mut self, number: usize, cost: u32, deadline: Option<Instant>) -> Call {
+        self.call_as(None, number, cost, deadline)
+    }
+
+    /// The same, with an identity.
+    pub(crate) fn call_as(
+        &mut self,
+        id: Option<&str>,
+        number: usize,
+        cost: u32,
+        deadline: Option<Instant>,
+    ) -> Call {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(self.service.poll_ready(&mut cx).is_ready());
         let job = Job {
             number,
             cost: NonZeroU32::new(cost).unwrap(),
             deadline,
+            id: id.map(str::to_owned),
         };
         Call {
             future: Box::pin(self.service.call(job)),

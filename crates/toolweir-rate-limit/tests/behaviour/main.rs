@@ -22,6 +22,9 @@ use toolweir_rate_limit::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+mod bookings;
+mod learning;
+#[path = "../server/mod.rs"]
 mod server;
 use server::{Answer, Call, Job, Progress, Rig, Server};
 
@@ -445,6 +448,7 @@ mod waiting {
             number: 2,
             cost: NonZeroU32::MIN,
             deadline: None,
+            id: None,
         }));
         let asks = Arc::new(Asks(rig.handle.clone(), AtomicUsize::new(0)));
         let waker = Waker::from(asks.clone());
@@ -630,6 +634,7 @@ mod pauses {
             number,
             cost: NonZeroU32::MIN,
             deadline: None,
+            id: None,
         };
         drop(service.ready().await.unwrap().call(job(1)));
         server.forget_cancelled();
