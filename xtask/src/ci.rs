@@ -56,7 +56,16 @@ const MUTATED: [(&str, &[&str]); 4] = [
         "toolweir-semaphore",
         &["state.rs", "gate.rs", "queue.rs", "limit.rs", "estimate.rs"],
     ),
-    ("toolweir-rate-limit", &["state.rs", "bucket.rs"]),
+    (
+        "toolweir-rate-limit",
+        &[
+            "state.rs",
+            "bookings.rs",
+            "learner.rs",
+            "scope.rs",
+            "bucket.rs",
+        ],
+    ),
 ];
 
 /// Where the mutants are named that no test can tell from the original.
