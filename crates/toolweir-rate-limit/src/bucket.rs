@@ -25,7 +25,7 @@ use governor::{
 pub(crate) type Nano = u64;
 
 /// Nothing is moved farther away than some 146 years, so that more can be added.
-const FARTHEST: Nano = u64::MAX / 4;
+const FARTHEST: Nano = 1 << 62;
 
 /// governor's clock and store.
 #[derive(Debug, Clone, Default)]

@@ -28,10 +28,10 @@ const SECOND: u64 = 1_000_000_000;
 const PARTS: u64 = 1_000_000;
 
 /// A call an hour, rounded up.
-const SLOWEST: u64 = PARTS / 3_600 + 1;
+const SLOWEST: u64 = 278;
 
 /// A call a nanosecond.
-const FASTEST: u64 = PARTS * SECOND;
+const FASTEST: u64 = 1_000_000_000_000_000;
 
 /// How long a rate is tried before it rises.
 const ROUND: u64 = SECOND;
@@ -59,7 +59,7 @@ impl Learner {
     /// `first_rate` is in calls a second.
     pub(crate) fn new(first_rate: NonZeroU32) -> Self {
         Self {
-            rate: u64::from(first_rate.get()) * PARTS,
+            rate: (u64::from(first_rate.get()) * PARTS).min(FASTEST),
             since: 0,
             step: None,
             is_limiting: false,
@@ -68,7 +68,7 @@ impl Learner {
 
     /// The time between two calls, in nanoseconds, rounded up.
     pub(crate) const fn interval(&self) -> u64 {
-        (PARTS * SECOND).div_ceil(self.rate)
+        FASTEST.div_ceil(self.rate)
     }
 
     /// Somebody wants to go faster.
@@ -120,5 +120,142 @@ impl Learner {
         self.rate = rate.clamp(SLOWEST, FASTEST);
         self.since = since;
         self.is_limiting = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FIRST: NonZeroU32 = NonZeroU32::MIN;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Limits,
+        /// When the call was sent, and when its answer came.
+        Served(u64, u64),
+        /// When it was sent, and when calls may go on.
+        Refused(u64, u64),
+    }
+
+    /// Some seconds, to the nanosecond where it matters, or any time there is.
+    fn time() -> impl Strategy<Value = u64> {
+        let near = (0_u64..30, -1_i64..2)
+            .prop_map(|(seconds, nanos)| (seconds * SECOND).saturating_add_signed(nanos));
+        prop_oneof![8 => near, 4 => 0..30 * SECOND, 1 => any::<u64>()]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Limits),
+            4 => (time(), time()).prop_map(|(sent, now)| Step::Served(sent, now)),
+            1 => (time(), time()).prop_map(|(sent, resumes)| Step::Refused(sent, resumes)),
+        ]
+    }
+
+    /// The same in plain words: what the rate was after the last refusal, how often it rose since, and
+    /// from when on it holds.
+    struct Model {
+        base: u128,
+        rises: u32,
+        was_refused: bool,
+        since: u64,
+        is_wanted: bool,
+    }
+
+    impl Model {
+        fn rate(&self) -> u128 {
+            let rate = if self.was_refused {
+                self.base + (self.base / 100).max(1) * u128::from(self.rises)
+            } else {
+                self.base << self.rises.min(64)
+            };
+            rate.min(1_000_000_000_000_000)
+        }
+
+        fn take(&mut self, step: Step) -> bool {
+            match step {
+                Step::Limits => {
+                    self.is_wanted = true;
+                    return false;
+                }
+                Step::Served(sent, now) => {
+                    let held = u128::from(now) >= u128::from(self.since) + 1_000_000_000;
+                    if sent < self.since || !held || !self.is_wanted {
+                        return false;
+                    }
+                    self.rises += 1;
+                    self.since = now;
+                }
+                Step::Refused(sent, resumes) => {
+                    if sent < self.since {
+                        return false;
+                    }
+                    let percent = if self.was_refused { 85 } else { 50 };
+                    self.base = (self.rate() * percent / 100).max(278);
+                    (self.rises, self.was_refused, self.since) = (0, true, resumes);
+                }
+            }
+            self.is_wanted = false;
+            true
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 2_000,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn the_learner_is_its_model_whatever_the_times_are(
+            first in 1_u32..,
+            steps in prop::collection::vec(step(), 0..100),
+        ) {
+            let mut learner = Learner::new(NonZeroU32::new(first).unwrap_or(FIRST));
+            let mut model = Model {
+                base: u128::from(first) * 1_000_000,
+                rises: 0,
+                was_refused: false,
+                since: 0,
+                is_wanted: false,
+            };
+            for step in steps {
+                let is_another = match step {
+                    Step::Limits => {
+                        learner.limits();
+                        false
+                    }
+                    Step::Served(sent, now) => learner.served(sent, now),
+                    Step::Refused(sent, resumes) => learner.refused(sent, resumes),
+                };
+                prop_assert_eq!(is_another, model.take(step));
+                let interval = 1_000_000_000_000_000_u128.div_ceil(model.rate());
+                prop_assert_eq!(u128::from(learner.interval()), interval);
+                prop_assert!((1..=3_600_000_000_000).contains(&learner.interval()));
+            }
+        }
+
+        #[test]
+        fn nobody_is_told_more_than_there_is_to_wait(wait in any::<u64>()) {
+            let mut learner = Learner::new(FIRST);
+            prop_assert!(learner.told(wait) <= wait.min(2 * SECOND));
+            learner.refused(0, 0);
+            let told = learner.told(wait);
+            prop_assert!(told <= wait && told >= wait / 5 * 4);
+        }
+    }
+
+    #[test]
+    fn a_wait_is_told_whole_up_to_two_seconds() {
+        let mut learner = Learner::new(FIRST);
+        assert_eq!(learner.told(2 * SECOND), 2 * SECOND);
+        assert_eq!(learner.told(2 * SECOND + 7), SECOND + 7);
+        learner.refused(0, 0);
+        assert_eq!(learner.told(2 * SECOND), 2 * SECOND);
+        assert_eq!(learner.told(5 * SECOND), 4 * SECOND);
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 const ABANDONED_AFTER: Duration = Duration::from_millis(50);
 
 /// No booking is farther away: ten years. It bounds the arithmetic.
-const FARTHEST: Nano = 10 * 366 * 24 * 3_600_000_000_000;
+const FARTHEST: Nano = 316_224_000_000_000_000;
 
 /// The quota, the queue for it, the bookings and the pause.
 ///
