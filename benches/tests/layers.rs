@@ -51,7 +51,13 @@ fn ours_behaves_and_never_allocates_where_nothing_waits() {
         }
     }
     let behaviour = figures["behaviour"].as_array().unwrap();
-    for peer in ["tower", "tower-resilience", "failsafe", "recloser"] {
+    for peer in [
+        "tower",
+        "tower-resilience",
+        "failsafe",
+        "recloser",
+        "governor",
+    ] {
         assert!(behaviour.iter().any(|row| row["peer"] == peer), "{peer}");
     }
     for row in behaviour {

@@ -26,7 +26,7 @@ struct Row {
 
 /// What one of ours is to reach.
 #[derive(Debug, Serialize)]
-struct Target {
+pub(crate) struct Target {
     name: &'static str,
     what: &'static str,
     found: f64,
@@ -42,8 +42,8 @@ impl Figures {
         }
     }
 
-    pub(crate) fn all_met(&self) -> bool {
-        self.targets.iter().all(|target| target.met)
+    pub(crate) fn missed(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(|target| !target.met)
     }
 }
 
@@ -67,12 +67,6 @@ fn percent(run: &Run) -> f64 {
 }
 
 fn targets(run: &Run) -> Vec<Target> {
-    let most = match run.way {
-        Way::QuotaKnown => (0.0, 1.05, Some(2.0)),
-        // A time that is told before the rate is known is a guess, so here a call may come more often.
-        Way::Learned => (2.0, 1.15, None),
-        _ => return Vec::new(),
-    };
     let target = |what, found, at_most| Target {
         name: run.way.name(),
         what,
@@ -80,14 +74,28 @@ fn targets(run: &Run) -> Vec<Target> {
         at_most,
         met: found <= at_most,
     };
-    let (throttled, makespan, attempts) = most;
-    let mut targets = vec![
-        target("answered 429, %", percent(run), throttled),
-        target("makespan, of the ideal", run.of_ideal(), makespan),
-    ];
-    let tried = attempts.map(|most| target("attempts at most", run.most_attempts().into(), most));
-    targets.extend(tried);
-    targets
+    let throttled = |most| target("answered 429, %", percent(run), most);
+    let makespan = |most| target("makespan, of the ideal", run.of_ideal(), most);
+    let attempts = |most| target("attempts at most", run.most_attempts().into(), most);
+    match run.way {
+        Way::QuotaKnown => vec![throttled(0.0), makespan(1.05), attempts(2.0)],
+        // A time that is told before the rate is known is a guess, so here a call may come more often.
+        Way::Learned => vec![throttled(2.0), makespan(1.15)],
+        _ => Vec::new(),
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            what,
+            found,
+            at_most,
+            ..
+        } = self;
+        write!(f, "{name}: {what}: {found:.3}, at most {at_most}")
+    }
 }
 
 impl fmt::Display for Figures {
@@ -112,18 +120,8 @@ impl fmt::Display for Figures {
         }
         writeln!(f)?;
         for target in &self.targets {
-            let Target {
-                name,
-                what,
-                found,
-                at_most,
-                met,
-            } = target;
-            let verdict = if *met { "reached" } else { "MISSED" };
-            writeln!(
-                f,
-                "{name}: {what}: {found:.3}, at most {at_most}: {verdict}"
-            )?;
+            let verdict = if target.met { "reached" } else { "MISSED" };
+            writeln!(f, "{target}: {verdict}")?;
         }
         Ok(())
     }

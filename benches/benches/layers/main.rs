@@ -6,26 +6,8 @@ mod layers;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use toolweir_benches::report;
 
 fn main() -> ExitCode {
-    let complaints = match layers::run(&layers::Arguments::parse()) {
-        Ok(complaints) => complaints,
-        Err(error) => vec![format!("{error:#}")],
-    };
-    for complaint in &complaints {
-        complain(complaint);
-    }
-    if complaints.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "what went wrong is for the person at the terminal"
-)]
-fn complain(what: &str) {
-    eprintln!("error: {what}");
+    report::verdict(layers::run(&layers::Arguments::parse()))
 }

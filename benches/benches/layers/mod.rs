@@ -8,37 +8,22 @@ mod call;
 mod cases;
 pub(crate) mod figures;
 mod peers;
-#[path = "../../src/bin/mcp-bench/progress.rs"]
-mod progress;
 pub(crate) mod ratios;
 pub(crate) mod rounds;
 mod table;
 
-use std::{fs, path::Path};
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use toolweir_benches::{progress::Progress, report};
 
 pub(crate) use self::arguments::Arguments;
 use self::{
     figures::{Case, Figures},
-    progress::Progress,
     ratios::Ratio,
 };
 
 /// Measures, writes down what was measured, and says what is wrong with it.
 pub(crate) fn run(arguments: &Arguments) -> Result<Vec<String>> {
-    if let Some(path) = &arguments.json {
-        // Better now than after a minute of work.
-        write(path, "")?;
-    }
-    let figures = measure(arguments)?;
-    #[expect(clippy::print_stdout, reason = "the figures are what the bench is for")]
-    {
-        print!("{figures}");
-    }
-    if let Some(path) = &arguments.json {
-        write(path, &(serde_json::to_string_pretty(&figures)? + "\n"))?;
-    }
+    let figures = report::figures(arguments.json.as_deref(), || measure(arguments))?;
     Ok(complaints(arguments, &figures))
 }
 
@@ -78,8 +63,4 @@ fn complaints(arguments: &Arguments, figures: &Figures) -> Vec<String> {
         complaints.extend(allocating.map(|case| format!("{} allocates", case.name)));
     }
     complaints
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -2,10 +2,11 @@
 
 use std::hint::black_box;
 
+use toolweir_benches::progress::Progress;
+
 use super::{
     arguments::Plan,
     cases::{Allocations, Case},
-    progress::Progress,
 };
 
 /// What a case showed.

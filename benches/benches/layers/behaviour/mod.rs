@@ -17,6 +17,7 @@ pub(crate) const TOWER: &str = "tower";
 pub(crate) const TOWER_RESILIENCE: &str = "tower-resilience";
 pub(crate) const FAILSAFE: &str = "failsafe";
 pub(crate) const RECLOSER: &str = "recloser";
+pub(crate) const GOVERNOR: &str = "governor";
 
 /// A time that has passed for who reads the system's clock, as soon as it is looked at again.
 const PASSED: Duration = Duration::from_nanos(1);

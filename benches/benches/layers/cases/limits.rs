@@ -20,3 +20,5 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_millis(250);
 pub(crate) const QUOTA: u32 = 1_000_000_000;
 /// How many at once.
 pub(crate) const BURST: u32 = 1_000_000_000;
+/// The key of every call, where calls have one.
+pub(crate) const KEY: &str = "search_tracks";

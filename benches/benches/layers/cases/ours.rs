@@ -13,15 +13,12 @@ use super::{
     Case,
     alone::Alone,
     limits::{
-        BURST, MAX_WAIT, MINIMUM_CALLS, OPEN, PERMITS, QUOTA, SLOW, WINDOW_CALLS, WINDOW_TIME,
+        BURST, KEY, MAX_WAIT, MINIMUM_CALLS, OPEN, PERMITS, QUOTA, SLOW, WINDOW_CALLS, WINDOW_TIME,
     },
     shared::Shared,
     window::Window,
 };
 use crate::layers::call::Echo;
-
-/// The key of every call, where calls have one.
-const KEY: &str = "search_tracks";
 
 /// Reads a key from each request.
 #[derive(Debug, Clone, Copy)]
@@ -99,8 +96,13 @@ pub(crate) fn semaphores() -> Result<Vec<Case>> {
 }
 
 pub(crate) fn rate_limits() -> Result<Vec<Case>> {
-    let rate_limit = Alone::of(rate_limit()?.layer(Echo))?;
-    Ok(vec![Case::ours("rate_limit", rate_limit)])
+    let by_key = rate_limit()?.with_facts(Keyed).by_key();
+    let for_key = rate_limit()?.for_key(KEY);
+    Ok(vec![
+        Case::ours("rate_limit_by_key", Alone::of(by_key.layer(Echo))?),
+        Case::ours("rate_limit_for_key", Alone::of(for_key.layer(Echo))?),
+        Case::ours("rate_limit", Alone::of(rate_limit()?.layer(Echo))?),
+    ])
 }
 
 /// The three in one stack: refuse before waiting, wait for a slot before spending quota.

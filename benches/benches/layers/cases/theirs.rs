@@ -1,12 +1,9 @@
 //! The peers.
 
-use std::num::NonZeroU32;
+use std::{hint::black_box, num::NonZeroU32};
 
 use anyhow::{Context as _, Result};
-use governor::{
-    Quota, RateLimiter,
-    clock::{Clock, DefaultClock},
-};
+use governor::{Quota, RateLimiter};
 use tower::{
     Layer as _, ServiceBuilder,
     limit::{ConcurrencyLimit, RateLimit, rate::Rate},
@@ -16,7 +13,7 @@ use tower::{
 use super::{
     Case,
     alone::{Alone, runtime},
-    limits::{BURST, OPEN, PERMITS, QUOTA, WINDOW_CALLS},
+    limits::{BURST, KEY, OPEN, PERMITS, QUOTA, WINDOW_CALLS},
     shared::Shared,
     window::Window,
 };
@@ -67,26 +64,30 @@ pub(crate) fn semaphores() -> Result<Vec<Case>> {
 }
 
 pub(crate) fn rate_limits() -> Result<Vec<Case>> {
+    let (direct, keyed) = (
+        RateLimiter::direct(quota()?),
+        RateLimiter::hashmap(quota()?),
+    );
+    let direct = move || direct.check().is_ok();
+    // A key that is cloned for nothing, which is generous.
+    let keyed = move || keyed.check_key(&black_box(KEY)).is_ok();
     let rate = Rate::new(QUOTA.into(), std::time::Duration::from_secs(1));
     let tr = tr::rate_limiter()?.layer(Echo);
     // tower's makes a timer, which nothing here ever waits for.
     let runtime = runtime()?;
     let _context = runtime.enter();
     Ok(vec![
-        Case::theirs("governor", Alone::of(governed(DefaultClock::default())?)?),
+        Case::theirs("governor", Alone::of(Governed::new(Echo, direct))?),
+        Case::theirs("governor_keyed", Alone::of(Governed::new(Echo, keyed))?),
         Case::theirs("tower_rate_limit", Alone::of(RateLimit::new(Echo, rate))?),
         Case::theirs("tr_rate_limiter", Alone::of(tr)?),
     ])
 }
 
-fn governed<C: Clock>(clock: C) -> Result<Governed<Echo, C>> {
+fn quota() -> Result<Quota> {
     let quota = NonZeroU32::new(QUOTA).context("a quota of nothing")?;
     let burst = NonZeroU32::new(BURST).context("a burst of nothing")?;
-    let quota = Quota::per_second(quota).allow_burst(burst);
-    Ok(Governed::new(
-        Echo,
-        RateLimiter::direct_with_clock(quota, clock),
-    ))
+    Ok(Quota::per_second(quota).allow_burst(burst))
 }
 
 /// In the same order as ours.

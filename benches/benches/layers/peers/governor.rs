@@ -7,39 +7,33 @@ use std::{
 };
 
 use futures_util::future::Either;
-use governor::{
-    RateLimiter,
-    clock::Clock,
-    middleware::NoOpMiddleware,
-    state::{InMemoryState, NotKeyed},
-};
 use toolweir_core::{Reason, Rejection};
 use tower::Service;
 
 use super::super::call::CallError;
 
-type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
-
 /// A service that asks governor before each call, and refuses it if governor does.
+///
+/// `passes` asks a limiter, of all calls or of one key.
 #[derive(Debug)]
-pub(crate) struct Governed<S, C: Clock> {
+pub(crate) struct Governed<S, F> {
     inner: S,
-    limiter: Arc<Limiter<C>>,
+    passes: Arc<F>,
 }
 
-impl<S, C: Clock> Governed<S, C> {
-    pub(crate) fn new(inner: S, limiter: Limiter<C>) -> Self {
+impl<S, F: Fn() -> bool> Governed<S, F> {
+    pub(crate) fn new(inner: S, passes: F) -> Self {
         Self {
             inner,
-            limiter: Arc::new(limiter),
+            passes: Arc::new(passes),
         }
     }
 }
 
-impl<S, C> Service<u64> for Governed<S, C>
+impl<S, F> Service<u64> for Governed<S, F>
 where
     S: Service<u64, Error = CallError>,
-    C: Clock,
+    F: Fn() -> bool,
 {
     type Response = S::Response;
     type Error = CallError;
@@ -50,12 +44,11 @@ where
     }
 
     fn call(&mut self, request: u64) -> Self::Future {
-        match self.limiter.check() {
-            Ok(()) => Either::Left(self.inner.call(request)),
-            Err(_) => {
-                let refusal = Rejection::new("governor", Reason::QuotaSpent);
-                Either::Right(ready(Err(refusal.into())))
-            }
+        if (self.passes)() {
+            Either::Left(self.inner.call(request))
+        } else {
+            let refusal = Rejection::new("governor", Reason::QuotaSpent);
+            Either::Right(ready(Err(refusal.into())))
         }
     }
 }

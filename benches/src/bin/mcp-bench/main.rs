@@ -7,74 +7,44 @@ mod caller;
 mod counts;
 mod drive;
 mod figures;
-mod progress;
 mod rounds;
 mod server;
 mod site;
 mod table;
 
-use std::{fs, path::Path, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser as _;
+use toolweir_benches::{progress::Progress, report};
 
 use crate::{
     arguments::{Arguments, Plan},
     caller::Way,
     counts::Memory,
     figures::{Case, Comparison, Figures, Machine, Settings},
-    progress::Progress,
 };
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = match arguments.serve {
-        Some(serve) => server::main(serve).map(|()| ExitCode::SUCCESS),
+    report::verdict(match arguments.serve {
+        Some(serve) => server::main(serve).map(|()| Vec::new()),
         None => bench(&arguments),
-    };
-    result.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
-        ExitCode::FAILURE
     })
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "what went wrong is for the person at the terminal"
-)]
-fn complain(what: &str) {
-    eprintln!("error: {what}");
-}
-
-fn bench(arguments: &Arguments) -> Result<ExitCode> {
-    if let Some(path) = &arguments.json {
-        // Better now than after minutes of work.
-        write(path, "")?;
-    }
+/// What is wrong with what was measured.
+fn bench(arguments: &Arguments) -> Result<Vec<String>> {
     let plan = arguments.plan();
-    let figures = measure(&plan)?;
-    #[expect(clippy::print_stdout, reason = "the figures are what the bench is for")]
-    {
-        print!("{figures}");
-    }
-    if let Some(path) = &arguments.json {
-        write(path, &(serde_json::to_string_pretty(&figures)? + "\n"))?;
-    }
-    Ok(verdict(arguments, &figures))
-}
-
-fn verdict(arguments: &Arguments, figures: &Figures) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
+    let figures = report::figures(arguments.json.as_deref(), || measure(&plan))?;
+    let mut complaints = Vec::new();
     if !figures.memory.is_flat() {
-        complain(&grown(&figures.memory));
-        code = ExitCode::FAILURE;
+        complaints.push(grown(&figures.memory));
     }
     let missed = figures.targets.iter().filter(|target| !target.reached);
-    for target in missed.filter(|_| arguments.check) {
-        complain(&format!("missed: {target}"));
-        code = ExitCode::FAILURE;
-    }
-    code
+    let missed = missed.filter(|_| arguments.check);
+    complaints.extend(missed.map(|target| format!("missed: {target}")));
+    Ok(complaints)
 }
 
 fn grown(memory: &Memory) -> String {
@@ -122,8 +92,4 @@ fn measure(plan: &Plan) -> Result<Figures> {
         comparisons,
         memory,
     })
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use tokio::time::Instant;
+use toolweir_benches::progress::Progress;
 
 use crate::{
     arguments::Plan,
     caller::{Caller, Way},
     drive::{Driven, Until, drive},
     figures::{Run, Runs},
-    progress::Progress,
     site::{Site, Transport},
 };
 

@@ -2,6 +2,7 @@
 
 mod cooperative_yield;
 mod idle_clone;
+mod idle_keys;
 mod readied_instance;
 mod retry_after;
 mod unused_token;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<Behaviour> {
         waiting::behaviour(),
         cooperative_yield::behaviour(),
         readied_instance::behaviour(),
+        idle_keys::behaviour(),
     ]
 }
 

@@ -1,20 +1,23 @@
-//! What the bench says while it runs.
+//! What a bench says while it runs.
 
 use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::report::note;
+
 /// A bar on a terminal, lines elsewhere; on stderr, so that stdout holds the figures alone.
 ///
 /// It moves between measurements only: a bar that ticks by itself would be measured with them.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     bar: ProgressBar,
     terminal: bool,
 }
 
 impl Progress {
-    pub(crate) fn new(steps: usize) -> Self {
+    /// At the begin of so many steps.
+    pub fn new(steps: usize) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = if terminal {
             ProgressBar::new(u64::try_from(steps).unwrap_or(u64::MAX))
@@ -28,24 +31,21 @@ impl Progress {
     }
 
     /// Something that begins.
-    #[expect(
-        clippy::print_stderr,
-        reason = "progress is for the person at the terminal"
-    )]
-    pub(crate) fn say(&self, message: &str) {
+    pub fn say(&self, message: &str) {
         if self.terminal {
             self.bar.set_message(message.to_owned());
         } else {
-            eprintln!("bench: {message}");
+            note(message);
         }
     }
 
-    /// A run that has ended.
-    pub(crate) fn step(&self) {
+    /// A step that has ended.
+    pub fn step(&self) {
         self.bar.inc(1);
     }
 
-    pub(crate) fn done(&self) {
+    /// The end.
+    pub fn done(&self) {
         self.bar.finish_and_clear();
     }
 }
