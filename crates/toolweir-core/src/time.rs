@@ -15,6 +15,24 @@ pub fn saturating_add(instant: Instant, duration: Duration) -> Instant {
     instant.checked_add(duration).unwrap_or(instant)
 }
 
+/// When a wait that begins `now` ends: after `longest`, or at the caller's `deadline` if that is sooner.
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+/// use toolweir_core::time::until;
+///
+/// let (now, second) = (Instant::now(), Duration::from_secs(1));
+/// assert_eq!(until(now, 2 * second, None), now + 2 * second);
+/// assert_eq!(until(now, 2 * second, Some(now + second)), now + second);
+/// assert_eq!(until(now, 2 * second, Some(now + 3 * second)), now + 2 * second);
+/// ```
+#[must_use]
+pub fn until(now: Instant, longest: Duration, deadline: Option<Instant>) -> Instant {
+    let longest = saturating_add(now, longest);
+    deadline.map_or(longest, |deadline| longest.min(deadline))
+}
+
 /// Whole milliseconds, rounded up: who comes back after them never comes too early.
 #[must_use]
 pub fn millis_ceil(duration: Duration) -> u64 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use toolweir_core::{Reason, time::saturating_add};
+use toolweir_core::{Reason, time::until};
 
 /// When a wait ends, and why then.
 #[derive(Debug, Clone, Copy)]
@@ -14,9 +14,8 @@ pub(crate) struct Limit {
 
 impl Limit {
     pub(crate) fn new(now: Instant, max_wait: Duration, deadline: Option<Instant>) -> Self {
-        let patience = saturating_add(now, max_wait);
         Self {
-            until: deadline.map_or(patience, |deadline| patience.min(deadline)),
+            until: until(now, max_wait, deadline),
             deadline,
         }
     }
