@@ -607,3 +607,52 @@ async fn a_program_that_is_not_there_is_named() {
     let expected = "MCP server \"music\" (program \"no-such-mcp-server\") could not be started: ";
     assert!(error.starts_with(expected), "{error}");
 }
+
+/// A server that says of its list of tools that it holds for an hour. A shell before it holds its pipes
+/// open, so that its end closes nothing.
+const BEHIND_A_SHELL: &str = r#"
+    exec 3<&0
+    serve() {
+        while read -r line; do
+            id=${line##*\"id\":}
+            id=${id%%[,\}]*}
+            case $line in
+            *'"initialize"'*) result='"protocolVersion":"2025-11-25","capabilities":{"tools":{}},'
+                result=$result'"serverInfo":{"name":"music","version":"1"}' ;;
+            *'"tools/list"'*) result='"ttlMs":3600000,'
+                result=$result'"tools":[{"name":"play","inputSchema":{"type":"object"}}]' ;;
+            *'"ping"'*) result= ;;
+            *) continue ;;
+            esac
+            echo '{"jsonrpc":"2.0","id":'$id',"result":{'$result'}}'
+        done
+    }
+    serve <&3 &
+    echo $! > "$PID_FILE"
+    while :; do sleep 1000; done
+"#;
+
+#[tokio::test]
+async fn the_list_of_a_killed_server_is_still_told_and_is_no_sign_of_life() {
+    let directory = tempfile::tempdir().unwrap();
+    let pid_file = directory.path().join("pid");
+    let server = StdioServer::new("sh").args(["-c", BEHIND_A_SHELL]);
+    let mcp = on(server.env("PID_FILE", &pid_file));
+    let handle = mcp.handle();
+    handle.ping().await.unwrap();
+    assert_eq!(handle.list_tools().await.unwrap().len(), 1);
+
+    let server = fs::read_to_string(&pid_file).unwrap();
+    let server = server.trim().parse().unwrap();
+    kill(server).await;
+    until("the server is gone", async || !runs(server).await).await;
+
+    assert_eq!(handle.list_tools().await.unwrap().len(), 1);
+    assert!(handle.state().connected, "or this test says nothing");
+    // It never answers: how long that is waited for does not matter.
+    let alive = timeout(Duration::from_millis(200), handle.ping()).await;
+    assert!(!matches!(alive, Ok(Ok(()))), "{alive:?}");
+    assert_eq!(handle.list_tools().await.unwrap().len(), 1);
+    assert_eq!(handle.state().starts, 1);
+    handle.shutdown(Duration::ZERO).await;
+}
