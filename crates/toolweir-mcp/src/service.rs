@@ -11,9 +11,7 @@ use std::{
 
 use rmcp::model::CallToolResponse;
 use tokio::time::{Instant, timeout_at};
-use toolweir_core::{
-    BoxFuture, Delivery, Observation, Outcome, Reason, Rejection, time::saturating_add,
-};
+use toolweir_core::{BoxFuture, Delivery, Observation, Outcome, Reason, Rejection, time};
 use tower_service::Service;
 
 use crate::{
@@ -192,11 +190,11 @@ struct Time {
 impl Time {
     fn of(call: &ToolCall, limits: &Limits) -> Self {
         let begun = Instant::now();
-        let until = saturating_add(begun, call.timeout().unwrap_or(limits.call_timeout));
-        let until = call
-            .deadline()
-            .map_or(until, |deadline| until.min(deadline));
-        Self { begun, until }
+        let longest = call.timeout().unwrap_or(limits.call_timeout);
+        Self {
+            begun,
+            until: time::until(begun, longest, call.deadline()),
+        }
     }
 
     fn is_over(&self, tool: &Arc<str>, delivery: Delivery) -> ToolError {
@@ -263,9 +261,7 @@ pub(crate) fn no_manager(server: &Arc<str>, none: NoManager) -> ToolError {
         NoManager::ShutDown => refused(Reason::ShuttingDown),
         NoManager::NoPrincipal => refused(Reason::NoPrincipal)
             .with_detail("each principal has a connection of its own; set `with_principal`"),
-        NoManager::Full(most) => {
-            refused(Reason::ConnectionsFull).with_detail(format!("there may be {most} at once"))
-        }
+        NoManager::Full(most) => return unavailable(server, NoLink::Full(most)),
         NoManager::Unreachable(error) => {
             return ToolError::Unavailable {
                 server: server.clone(),
@@ -301,6 +297,12 @@ pub(crate) fn unavailable(server: &Arc<str>, no_link: NoLink) -> ToolError {
         NoLink::StillEnding(waited) => {
             let rejection = refused(Reason::StillEnding);
             return ToolError::Refused(rejection.with_detail(format!("waited {waited:?}")));
+        }
+        NoLink::Full(most) => {
+            let rejection = refused(Reason::ConnectionsFull);
+            return ToolError::Refused(
+                rejection.with_detail(format!("there may be {most} at once")),
+            );
         }
         NoLink::GivenUp => (None, None),
         NoLink::Failed(error, retry_after) => (Some(error), retry_after),

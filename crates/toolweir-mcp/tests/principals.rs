@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use serde_json::json;
@@ -283,26 +283,113 @@ async fn all_are_pinged_whatever_the_others_answer() {
     assert!(mcp.handle().for_principal("dora").state().connected);
 }
 
-#[tokio::test(start_paused = true)]
-async fn names_that_nobody_knows_do_not_push_out_one_after_the_other() {
-    let (mcp, servers) = service(3, &["anna", "bob", "carl"]);
-    for user in ["anna", "bob", "carl"] {
+/// Those that nobody knows cost nobody a connection: not the three that there may be.
+async fn nobodys_calls_cost_nothing(at_once: usize) {
+    let users = ["anna", "bob", "carl"];
+    let (mcp, servers) = service(users.len(), &users);
+    for user in users {
         call(&mcp, user, "echo").await.unwrap();
     }
-    for number in 0..20 {
-        let nobody = format!("nobody-{number}");
-        let error = call(&mcp, &nobody, "echo").await.unwrap_err();
-        assert!(matches!(error, ToolError::Unavailable { .. }), "{error}");
+    for round in 0..5 {
+        let calls = (0..at_once).map(|number| {
+            let nobody = ToolCall::new("echo").with_principal(format!("nobody-{round}-{number}"));
+            tokio::spawn(mcp.clone().oneshot(nobody))
+        });
+        for answer in Vec::from_iter(calls) {
+            let error = answer.await.unwrap().unwrap_err();
+            assert!(matches!(error, ToolError::Unavailable { .. }), "{error}");
+        }
     }
+    // More than one that is evicted has to end.
     sleep(Duration::from_secs(60)).await;
-    for (user, open) in [("anna", 0), ("bob", 1), ("carl", 1)] {
-        assert_eq!(servers[user].stats().open_connections, open, "{user}");
+    for user in users {
+        call(&mcp, user, "echo").await.unwrap();
+        let stats = servers[user].stats();
+        assert_eq!(
+            (stats.connections, stats.open_connections),
+            (1, 1),
+            "{user}"
+        );
     }
-    // One of the names has the third place, and makes room first.
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_nobody_knows_cost_nobody_a_connection() {
+    nobodys_calls_cost_nothing(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_at_once_that_nobody_knows_cost_nobody_a_connection() {
+    nobodys_calls_cost_nothing(3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_names_that_nobody_knows_so_many_wait_at_once_and_no_more() {
+    let never = McpService::builder("music").transport_per_principal(2, |_| async {
+        pending::<()>().await;
+        Ok(tokio::io::duplex(64).0)
+    });
+    let mcp = never.build().unwrap();
+    let calls = ["anna", "bob"].map(|user| {
+        let call = ToolCall::new("echo").with_principal(user);
+        tokio::spawn(mcp.clone().oneshot(call))
+    });
+    while mcp.handle().states().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let third = call(&mcp, "carl", "echo").await;
+    assert_eq!(reason(third), Some(Reason::ConnectionsFull));
+    for waiting in calls {
+        waiting.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_are_never_more_connections_than_places() {
+    let users = ["anna", "bob", "carl", "dora", "emil", "fritz"];
+    let (mcp, servers) = service(2, &users);
+    let open = || {
+        servers
+            .values()
+            .map(|server| server.stats().open_connections)
+    };
+    for server in servers.values() {
+        server.start_delay(Duration::from_millis(50));
+        server.script([Answer::Slow { ms: 300 }]);
+    }
+    // All of them ask before one is connected.
+    let calls = users.map(|user| {
+        let call = ToolCall::new("echo").with_principal(user);
+        tokio::spawn(mcp.clone().oneshot(call))
+    });
+    let mut answered = 0;
+    for answer in calls {
+        match answer.await.unwrap() {
+            Ok(_) => answered += 1,
+            full => assert_eq!(reason(full), Some(Reason::ConnectionsFull)),
+        }
+        assert!(open().sum::<u64>() <= 2);
+    }
+    assert_eq!(answered, 2);
+    // A place that an attempt had is free again.
+    for user in users {
+        call(&mcp, user, "echo").await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_said_of_its_tools_goes_with_its_connection_and_comes_with_the_next() {
+    let (builder, _servers) = builder(1, &["anna", "bob"]);
+    let mcp = builder.repeatable("meta", true).build().unwrap();
+    let anna = mcp.handle().for_principal("anna");
+    let repeatable = |tool| anna.hints(tool).is_repeatable();
     call(&mcp, "anna", "echo").await.unwrap();
-    for (user, connections) in [("anna", 2), ("bob", 1), ("carl", 1)] {
-        assert_eq!(servers[user].stats().connections, connections, "{user}");
-    }
+    assert!(repeatable("echo") && repeatable("meta"));
+    call(&mcp, "bob", "echo").await.unwrap();
+    assert!(!repeatable("echo"), "the next server may be another");
+    assert!(repeatable("meta"), "configuration says so");
+    call(&mcp, "anna", "meta").await.unwrap();
+    assert!(repeatable("echo"));
 }
 
 #[tokio::test(start_paused = true)]

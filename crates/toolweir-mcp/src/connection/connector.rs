@@ -17,6 +17,7 @@ use super::{
     line_limit::LineLimit,
     listener::{Client, Listener},
     process::Process,
+    seat::Seat,
 };
 use crate::StdioServer;
 
@@ -25,6 +26,9 @@ const EXIT_STATUS_WITHIN: Duration = Duration::from_millis(500);
 
 /// More than the end of a line that was cut, and than the error that takes its place.
 const LONGEST_END: usize = 4096;
+
+/// Why an attempt ends that finds no place.
+const NO_SEAT: &str = "all connections are in use";
 
 /// The ways to reach a server.
 #[derive(Clone, Debug)]
@@ -40,7 +44,7 @@ type Handshake = BoxFuture<'static, Result<Shaken, BoxError>>;
 
 /// Makes a transport and shakes hands over it. The types of transports end here.
 #[derive(Clone)]
-pub(crate) struct Factory(Arc<dyn Fn(Listener, Dialect) -> Handshake + Send + Sync>);
+pub(crate) struct Factory(Arc<dyn Fn(Listener, Dialect, Seat) -> Handshake + Send + Sync>);
 
 impl Factory {
     pub(crate) fn new<M, Fut, T, E, A>(make: M) -> Self
@@ -51,9 +55,16 @@ impl Factory {
         E: std::error::Error + Send + Sync + 'static,
         A: 'static,
     {
-        Self(Arc::new(move |listener, dialect| {
+        Self(Arc::new(move |listener, dialect, seat| {
             let transport = make();
-            Box::pin(async move { Ok(shake_hands(transport.await?, listener, dialect).await) })
+            Box::pin(async move {
+                // Who has no transport takes nobody's place.
+                let transport = transport.await?;
+                if !seat.take() {
+                    return Err(NO_SEAT.into());
+                }
+                Ok(shake_hands(transport, listener, dialect).await)
+            })
         }))
     }
 }
@@ -83,6 +94,8 @@ pub(super) struct Attempted<'a> {
     pub(super) listener: Listener,
     /// For the processes to hold.
     pub(super) alive: Alive,
+    /// The place that the connection takes.
+    pub(super) seat: Seat,
 }
 
 impl Connector {
@@ -139,6 +152,10 @@ impl Connector {
     ) -> Result<(Client, Option<Process>), ConnectError> {
         let error = ConnectError::new(Connecting::Start, attempted.server, self, attempted.within);
         let (listener, until) = (attempted.listener.clone(), attempted.until);
+        // A factory asks when it has a transport.
+        if !matches!(self, Self::Factory(_)) && !attempted.seat.take() {
+            return Err(error.because(NO_SEAT.into()));
+        }
         let (shaken, process) = match self {
             Self::Stdio(program) => {
                 let alive = attempted.alive.clone();
@@ -161,7 +178,8 @@ impl Connector {
                 (timeout_at(until, shaking).await, None)
             }
             Self::Factory(Factory(shake)) => {
-                match timeout_at(until, shake(listener, dialect)).await {
+                let seat = attempted.seat.clone();
+                match timeout_at(until, shake(listener, dialect, seat)).await {
                     Ok(Err(failed)) => return Err(error.because(failed)),
                     Ok(Ok(shaken)) => (Ok(shaken), None),
                     Err(late) => (Err(late), None),
@@ -216,6 +234,7 @@ mod tests {
             most_bytes: 4096,
             listener: Listener::default(),
             alive: life().0,
+            seat: Seat::new(None),
         };
         let connecting = connector.connect_in(Dialect::Initialize, &attempted);
         let error = connecting.await.err().unwrap();

@@ -5,7 +5,7 @@ use std::{
     future::pending,
     io,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use toolweir_core::time::saturating_add;
 use super::{
     catalogue::{Catalogue, Hints},
     listener::{Client, Listener},
+    lock,
     process::Process,
 };
 
@@ -342,10 +343,6 @@ fn left(by: Option<Instant>) -> Duration {
     by.map_or(Duration::ZERO, |by| {
         by.saturating_duration_since(Instant::now())
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The process, if there is one, is killed by its own drop.

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use rmcp::{
@@ -16,6 +16,7 @@ use rmcp::{
 };
 use tokio::sync::watch;
 
+use super::lock;
 use crate::Progress;
 
 /// The client's end of a connection.
@@ -163,10 +164,6 @@ impl Routes {
         }
         self.unclaimed.push_back((token, progress));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn number(token: &ProgressToken) -> Option<Token> {

@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::pending,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -25,6 +25,8 @@ use super::{
     ending::{Alive, Ended, life},
     is_loss,
     listener::Listener,
+    lock,
+    seat::{Seat, Seats},
 };
 use crate::{
     ToolHints,
@@ -56,6 +58,8 @@ pub(crate) enum NoLink {
     GivenUp,
     /// Nothing was started, because the process before it has not ended in so long a time.
     StillEnding(Duration),
+    /// So many others are in use, and there may be no more.
+    Full(usize),
     /// It was lost, or could not be made, as often as is allowed: with the last error.
     Spent(Option<Arc<ConnectError>>),
     /// It was shut down for good.
@@ -89,6 +93,14 @@ struct Shared {
     /// What the server said of its tools when it was last asked. It outlives the connection, because
     /// whether a call may be repeated is asked when the connection is lost.
     said: Mutex<Hints>,
+    /// Where there may be only so many connections.
+    places: Option<Places>,
+}
+
+/// The places of which each connection takes one.
+pub(super) struct Places {
+    pub(super) most: usize,
+    pub(super) seats: Arc<dyn Seats>,
 }
 
 struct State {
@@ -246,7 +258,12 @@ pub(crate) struct Snapshot {
 
 impl Manager {
     /// A connection that is made when it is asked for. It takes the place of one with this `past`.
-    pub(super) fn new(settings: Arc<Settings>, connector: Connector, past: Option<Past>) -> Self {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        connector: Connector,
+        past: Option<Past>,
+        places: Option<Places>,
+    ) -> Self {
         let state = past.map_or_else(
             || State {
                 phase: Phase::Idle,
@@ -267,6 +284,7 @@ impl Manager {
                 connector,
                 state: Mutex::new(state),
                 said: Mutex::default(),
+                places,
             }),
         }
     }
@@ -320,15 +338,6 @@ impl Manager {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.shared.lock().snapshot()
-    }
-
-    /// Whether there is a connection, or one is being made.
-    pub(super) fn is_connected(&self) -> bool {
-        match &self.shared.lock().phase {
-            Phase::Connected(link) => !link.is_closed(),
-            Phase::Connecting { .. } => true,
-            _ => false,
-        }
     }
 
     /// Whether it was let go or shut down, and nothing of it is left.
@@ -446,11 +455,11 @@ async fn all_over(starts: Vec<Ended>) {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn said(&self) -> MutexGuard<'_, Hints> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.said)
     }
 
     /// The attempt to wait for, started if there is none; or `Err` with what is known already.
@@ -662,7 +671,7 @@ impl Attempt {
         // is no fault of the server's that is to be started.
         let alone = timeout(PREDECESSOR_WITHIN, all_over(before)).await;
         if alone.is_err() {
-            return self.did_not_start();
+            return self.predecessor_stays();
         }
         let settings = &*self.shared.settings;
         let until = saturating_add(Instant::now(), settings.connect_timeout);
@@ -675,6 +684,13 @@ impl Attempt {
             most_bytes: settings.max_response_bytes,
             listener: listener.clone(),
             alive: self.alive.clone(),
+            // It is left at the end of this, when there is a connection or none.
+            seat: Seat::new(
+                self.shared
+                    .places
+                    .as_ref()
+                    .map(|places| places.seats.clone()),
+            ),
         };
         let connecting = self.shared.connector.connect(&attempted, &mut dialect);
         match connecting.await {
@@ -685,12 +701,17 @@ impl Attempt {
                 let _ = timeout_at(until, self.shared.read_hints(&link)).await;
                 self.succeeded(Arc::new(link), dialect);
             }
-            Err(error) => self.failed(Arc::new(error)),
+            Err(error) => match &self.shared.places {
+                Some(places) if attempted.seat.is_refused() => {
+                    self.did_not_start(NoLink::Full(places.most));
+                }
+                _ => self.failed(Arc::new(error)),
+            },
         }
     }
 
-    /// The process before it is still there. That is no failure: nothing is put off, or paid for.
-    fn did_not_start(&self) {
+    /// Nothing was started, by no fault of the server's: nothing is put off, or paid for.
+    fn did_not_start(&self, why: NoLink) {
         let mut state = self.shared.lock();
         if !self.is_current(&state) {
             return;
@@ -698,14 +719,17 @@ impl Attempt {
         state.did_not_start();
         state.phase = Phase::Idle;
         drop(state);
+        self.tell.send_replace(Some(Err(why)));
+    }
+
+    fn predecessor_stays(&self) {
         let (server, waited) = (&*self.shared.settings.name, PREDECESSOR_WITHIN);
         tracing::warn!(
             server,
             ?waited,
             "the MCP server is not started: the process before it has not ended"
         );
-        self.tell
-            .send_replace(Some(Err(NoLink::StillEnding(waited))));
+        self.did_not_start(NoLink::StillEnding(waited));
     }
 
     fn succeeded(&self, link: Arc<Link>, dialect: Dialect) {
@@ -800,7 +824,7 @@ mod tests {
             let stream = server.connect();
             async move { Ok(stream) }
         });
-        Manager::new(Arc::new(settings), Connector::Factory(factory), None)
+        Manager::new(Arc::new(settings), Connector::Factory(factory), None, None)
     }
 
     /// As if a process of an earlier start were there until this is dropped.

@@ -10,13 +10,17 @@ mod error;
 mod line_limit;
 mod link;
 mod listener;
+mod lock;
 mod manager;
 mod pool;
 mod process;
+mod seat;
 
 pub(crate) use budget::Budget;
 pub(crate) use connector::{Connector, Factory};
 pub use error::{ConnectError, Connecting};
+use lock::lock;
+
 pub(crate) use link::{Link, UnderWay, is_loss};
 pub(crate) use manager::{Manager, NoLink, Settings, Snapshot};
 pub(crate) use pool::{NoManager, Pool, Reach};

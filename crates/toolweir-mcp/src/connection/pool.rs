@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use toolweir_core::BoxError;
 
 use super::{
-    Connector, Manager, NoLink, Settings,
-    manager::{Past, Snapshot},
+    Connector, Manager, NoLink, Settings, lock,
+    manager::{Past, Places, Snapshot},
+    seat::Seats,
 };
 use crate::ToolHints;
 
@@ -59,7 +60,7 @@ enum Kind {
     PerPrincipal {
         most: usize,
         make: Make,
-        state: Mutex<State>,
+        state: Arc<Mutex<State>>,
     },
 }
 
@@ -78,6 +79,10 @@ struct State {
 struct Slot {
     manager: Arc<Manager>,
     used: u64,
+    /// Tells it from the one that was the principal's before.
+    number: u64,
+    /// Whether an attempt to connect has taken a place.
+    connecting: bool,
     /// Cloned into each [`Lease`].
     users: Arc<()>,
 }
@@ -108,6 +113,11 @@ impl Slot {
         // Leases are made under the lock under which this is asked.
         Arc::strong_count(&self.users) > 1
     }
+
+    /// Whether it has one of the places: what has no connection costs none.
+    fn has_place(&self) -> bool {
+        self.connecting || self.manager.live().is_some()
+    }
 }
 
 impl Pool {
@@ -115,13 +125,13 @@ impl Pool {
         let settings = Arc::new(settings);
         let kind = match reach {
             Reach::Shared(connector) => {
-                let manager = Manager::new(settings.clone(), connector, None);
+                let manager = Manager::new(settings.clone(), connector, None, None);
                 Kind::Shared(Arc::new(manager))
             }
             Reach::PerPrincipal { most, make } => Kind::PerPrincipal {
                 most,
                 make,
-                state: Mutex::default(),
+                state: Arc::default(),
             },
         };
         Self { settings, kind }
@@ -167,32 +177,39 @@ impl Pool {
     /// What is to be taken of a principal's slot, which is made if need be.
     fn place<T>(
         &self,
-        state: &Mutex<State>,
+        shared: &Arc<Mutex<State>>,
         most: usize,
         make: &Make,
         principal: Option<&str>,
         take: impl Fn(&Slot) -> T,
     ) -> Result<T, NoManager> {
         let principal = principal.ok_or(NoManager::NoPrincipal)?;
-        if let Some(found) = lock(state).find(principal)? {
+        if let Some(found) = lock(shared).find(principal)? {
             return Ok(take(found));
         }
         // The user's code, and so not under the lock.
         let connector = make(principal).map_err(NoManager::Unreachable)?;
         let (taken, evicted) = {
-            let mut state = lock(state);
+            let mut state = lock(shared);
             // Another call of the same principal may have been faster.
             if let Some(found) = state.find(principal)? {
                 return Ok(take(found));
             }
             let evicted = state.make_room(most)?;
             let past = state.past.remove(principal).map(|(_, past)| past);
-            let manager = Manager::new(self.settings.clone(), connector, past);
+            let number = state.uses;
+            let seats = PrincipalsSeat {
+                state: Arc::downgrade(shared),
+                principal: principal.into(),
+                number,
+                most,
+            };
+            let seats = Arc::new(seats);
+            let places = Some(Places { most, seats });
+            let manager = Manager::new(self.settings.clone(), connector, past, places);
             (take(state.insert(principal, manager)), evicted)
         };
-        if let Some(evicted) = evicted {
-            tokio::spawn(async move { evicted.shut_down(EVICTED_GRACE).await });
-        }
+        end_evicted(evicted);
         Ok(taken)
     }
 
@@ -304,6 +321,43 @@ impl Pool {
     }
 }
 
+/// The place that one principal's connection takes.
+struct PrincipalsSeat {
+    state: Weak<Mutex<State>>,
+    principal: Arc<str>,
+    number: u64,
+    most: usize,
+}
+
+impl Seats for PrincipalsSeat {
+    fn take(&self) -> bool {
+        let Some(state) = self.state.upgrade() else {
+            return false;
+        };
+        let (seated, evicted) = lock(&state).seat(&self.principal, self.number, self.most);
+        end_evicted(evicted);
+        seated
+    }
+
+    fn leave(&self) {
+        let Some(state) = self.state.upgrade() else {
+            return;
+        };
+        if let Some(slot) = lock(&state).managers.get_mut(&self.principal)
+            && slot.number == self.number
+        {
+            slot.connecting = false;
+        }
+    }
+}
+
+/// Ends what has made room for another, in the background.
+fn end_evicted(evicted: Option<Arc<Manager>>) {
+    if let Some(evicted) = evicted {
+        tokio::spawn(async move { evicted.shut_down(EVICTED_GRACE).await });
+    }
+}
+
 /// Shuts them down, all at once. Each does so in a task of its own: who waits may give up.
 async fn end_all(managers: Vec<Arc<Manager>>, grace: Duration) {
     let end = |manager: Arc<Manager>| async move { manager.shut_down(grace).await };
@@ -337,24 +391,56 @@ impl State {
         Ok(found)
     }
 
-    /// Lets one go that no call uses now, if there is no room: the one least recently used of those
-    /// without a connection, or else of all. A name that never connects does not push out one
-    /// connection after the other.
+    /// Lets one without a connection go, if there are as many of those as there may be connections:
+    /// a name that never connects costs nobody a connection, and there is no end of names.
     fn make_room(&mut self, most: usize) -> Result<Option<Arc<Manager>>, NoManager> {
-        if self.managers.len() < most {
+        self.let_one_go(most, false)
+    }
+
+    /// Where there are `most` with a place, or without one: lets the least recently used of them go
+    /// that no call uses now.
+    fn let_one_go(
+        &mut self,
+        most: usize,
+        with_place: bool,
+    ) -> Result<Option<Arc<Manager>>, NoManager> {
+        let slots = self.managers.iter();
+        let of_kind = slots.filter(|(_, slot)| slot.has_place() == with_place);
+        let of_kind = Vec::from_iter(of_kind);
+        if of_kind.len() < most {
             return Ok(None);
         }
-        let unused = self.managers.iter().filter(|(_, slot)| !slot.is_in_use());
-        let dearest = unused.min_by_key(|(_, slot)| (slot.manager.is_connected(), slot.used));
-        let principal = dearest.map(|(principal, _)| principal.clone());
+        let unused = of_kind.iter().filter(|(_, slot)| !slot.is_in_use());
+        let oldest = unused.min_by_key(|(_, slot)| slot.used);
+        let principal = oldest.map(|(principal, _)| (*principal).clone());
         let principal = principal.ok_or(NoManager::Full(most))?;
         Ok(self.remove(&principal))
+    }
+
+    /// Gives one of `most` places to the slot of this number: `false` if there is none, or the
+    /// slot is gone. What made room is to be ended.
+    fn seat(&mut self, principal: &str, number: u64, most: usize) -> (bool, Option<Arc<Manager>>) {
+        let is_it = |slot: &Slot| slot.number == number;
+        match self.managers.get(principal) {
+            Some(slot) if is_it(slot) && slot.has_place() => return (true, None),
+            Some(slot) if is_it(slot) => {}
+            _ => return (false, None),
+        }
+        let Ok(evicted) = self.let_one_go(most, true) else {
+            return (false, None);
+        };
+        if let Some(slot) = self.managers.get_mut(principal) {
+            slot.connecting = true;
+        }
+        (true, evicted)
     }
 
     fn insert(&mut self, principal: &str, manager: Manager) -> &Slot {
         let slot = Slot {
             manager: Arc::new(manager),
             used: self.uses,
+            number: self.uses,
+            connecting: false,
             users: Arc::default(),
         };
         self.uses += 1;
@@ -399,10 +485,6 @@ impl State {
         let leaving = self.leaving.iter().filter(|(of, _)| **of == *principal);
         leaving.map(|(_, manager)| manager.clone()).collect()
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Pool {

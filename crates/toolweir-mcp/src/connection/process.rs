@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::ending::Alive;
+use super::{ending::Alive, lock};
 use crate::StdioServer;
 
 /// A line of stderr is cut here.
@@ -63,7 +63,7 @@ struct LastLines(Arc<Mutex<VecDeque<String>>>);
 
 impl LastLines {
     fn push(&self, line: String) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = lock(&self.0);
         if lines.len() == KEPT_LINES {
             lines.pop_front();
         }
@@ -71,7 +71,7 @@ impl LastLines {
     }
 
     fn joined(&self) -> Option<String> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lock(&self.0);
         (!lines.is_empty()).then(|| Vec::from_iter(lines.iter().map(String::as_str)).join("\n"))
     }
 }

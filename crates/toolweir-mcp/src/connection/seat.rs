@@ -1,0 +1,55 @@
+//! A place among as many connections as there may be, taken when a transport is about to be used.
+
+use std::sync::{Arc, Mutex};
+
+use super::lock;
+
+/// Where an attempt to connect asks for its place.
+pub(super) trait Seats: Send + Sync {
+    /// Takes the place, for which an idle connection may have to go; `false` if none can. Once taken it
+    /// is kept until it is [left](Self::leave).
+    fn take(&self) -> bool;
+
+    /// The attempt is over: from now on only a connection counts.
+    fn leave(&self);
+}
+
+/// One attempt's place. It is left with the last clone.
+#[derive(Clone)]
+pub(super) struct Seat(Arc<Inner>);
+
+struct Inner {
+    seats: Option<Arc<dyn Seats>>,
+    taken: Mutex<Option<bool>>,
+}
+
+impl Seat {
+    /// Without `seats` there is a place for whoever asks.
+    pub(super) fn new(seats: Option<Arc<dyn Seats>>) -> Self {
+        let taken = Mutex::default();
+        Self(Arc::new(Inner { seats, taken }))
+    }
+
+    /// Takes the place, if it was not taken before; `false` if there is none.
+    pub(super) fn take(&self) -> bool {
+        if let Some(known) = *lock(&self.0.taken) {
+            return known;
+        }
+        let got = self.0.seats.as_ref().is_none_or(|seats| seats.take());
+        *lock(&self.0.taken) = Some(got);
+        got
+    }
+
+    /// Whether it was asked for in vain.
+    pub(super) fn is_refused(&self) -> bool {
+        *lock(&self.0.taken) == Some(false)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let (Some(seats), Some(true)) = (&self.seats, *lock(&self.taken)) {
+            seats.leave();
+        }
+    }
+}
