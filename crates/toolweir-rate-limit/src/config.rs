@@ -101,6 +101,7 @@ pub struct RateLimitConfigBuilder {
     learned: bool,
     first_rate: u32,
     burst: Option<u32>,
+    max_cost: u32,
     max_wait: Duration,
     default_pause: Duration,
     max_pause: Duration,
@@ -117,6 +118,7 @@ impl Default for RateLimitConfigBuilder {
             learned: false,
             first_rate: 8,
             burst: None,
+            max_cost: 1,
             max_wait: Duration::from_millis(250),
             default_pause: Duration::from_secs(1),
             max_pause: Duration::from_secs(3600),
@@ -171,6 +173,14 @@ impl RateLimitConfigBuilder {
     /// come back meanwhile. No call may cost more than the burst.
     pub const fn burst(mut self, cells: u32) -> Self {
         self.burst = Some(cells);
+        self
+    }
+
+    /// What the costliest call costs: at least 1, by default that, and at most the burst. A burst that
+    /// is too small for the calls that are meant to be made is then an error here, and not a refusal of
+    /// each of them.
+    pub const fn max_cost(mut self, cells: u32) -> Self {
+        self.max_cost = cells;
         self
     }
 
@@ -236,6 +246,11 @@ impl RateLimitConfigBuilder {
     /// Names the field, its value and what is allowed.
     pub fn build(self) -> Result<RateLimitConfig, ConfigError> {
         let (pace, burst) = self.pace()?;
+        let max_cost = at_least_one("max_cost", self.max_cost)?;
+        if burst < max_cost {
+            let allowed = format!("at least the `max_cost` of {max_cost}");
+            return Err(ConfigError::new("burst", burst, allowed));
+        }
         self.check_times()?;
         if self.max_bookings > MOST_BOOKINGS {
             let allowed = format!("at most {MOST_BOOKINGS}");
@@ -352,9 +367,27 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_value_is_named_with_its_range() {
-        let second = || RateLimitConfig::builder().calls_per_second(10);
-        let cases = [
+    fn values_at_the_edge_of_their_range_are_taken() {
+        let builder = RateLimitConfig::builder()
+            .quota(1, 366 * DAY)
+            .burst(10)
+            .max_cost(10)
+            .max_wait(60 * SECOND)
+            .max_pause(DAY)
+            .max_bookings(1_000_000)
+            .booking_grace(3600 * SECOND);
+        assert_eq!(builder.build().map(|config| config.burst.get()), Ok(10));
+        let learned = RateLimitConfig::builder().learned().burst(10_000);
+        assert!(learned.max_bookings(0).build().is_ok());
+    }
+
+    fn second() -> RateLimitConfigBuilder {
+        RateLimitConfig::builder().calls_per_second(10)
+    }
+
+    #[test]
+    fn a_refused_quota_or_burst_is_named_with_its_range() {
+        all_are_refused([
             (
                 RateLimitConfig::builder().calls_per_second(0),
                 "`quota` must be at least 1, but is 0",
@@ -364,6 +397,26 @@ mod tests {
                 "`quota` must be per more than zero and at most 366 days, but is per 0ns",
             ),
             (second().burst(0), "`burst` must be at least 1, but is 0"),
+            (
+                second().max_cost(0),
+                "`max_cost` must be at least 1, but is 0",
+            ),
+            (
+                second().burst(4).max_cost(5),
+                "`burst` must be at least the `max_cost` of 5, but is 4",
+            ),
+            (
+                RateLimitConfig::builder().learned().max_cost(3),
+                "`burst` must be at least the `max_cost` of 3, but is 2",
+            ),
+            (
+                RateLimitConfig::builder().learned().burst(0),
+                "`burst` must be at least 1, but is 0",
+            ),
+            (
+                RateLimitConfig::builder().quota(1, 367 * DAY),
+                "`quota` must be per more than zero and at most 366 days, but is per 31708800s",
+            ),
             (
                 second().learned(),
                 "`quota` must be unset where it is `learned`, but is set",
@@ -377,41 +430,15 @@ mod tests {
                 "`burst` must be from 1 to 10000 where it is `learned`, but is 10001",
             ),
             (
-                second().max_bookings(1_000_001),
-                "`max_bookings` must be at most 1000000, but is 1000001",
-            ),
-            (
-                second().booking_grace(Duration::ZERO),
-                "`booking_grace` must be longer than zero and at most an hour, but is 0ns",
-            ),
-            (
-                second().booking_grace(3601 * SECOND),
-                "`booking_grace` must be longer than zero and at most an hour, but is 3601s",
-            ),
-            (
                 RateLimitConfig::builder().quota(1, DAY).burst(4_000),
                 "`burst` must be from 1 to 3660, or it would take more than ten years to fill, \
                  but is 4000",
             ),
-            (
-                second().max_wait(61 * SECOND),
-                "`max_wait` must be at most 60s, but is 61s",
-            ),
-            (
-                second().default_pause(Duration::ZERO),
-                "`default_pause` must be longer than zero, but is 0ns",
-            ),
-            (
-                second().max_pause(2 * DAY),
-                "`max_pause` must be longer than zero and at most a day, but is 172800s",
-            ),
-        ];
-        all_are_refused(cases);
+        ]);
     }
 
     #[test]
     fn a_refused_bound_of_keys_is_named_with_its_range() {
-        let second = || RateLimitConfig::builder().calls_per_second(10);
         all_are_refused([
             (
                 second().max_keys(0),
@@ -432,5 +459,39 @@ mod tests {
         for (builder, message) in cases {
             assert_eq!(builder.build().unwrap_err().to_string(), message);
         }
+    }
+
+    #[test]
+    fn a_refused_time_or_table_is_named_with_its_range() {
+        all_are_refused([
+            (
+                second().max_bookings(1_000_001),
+                "`max_bookings` must be at most 1000000, but is 1000001",
+            ),
+            (
+                second().booking_grace(Duration::ZERO),
+                "`booking_grace` must be longer than zero and at most an hour, but is 0ns",
+            ),
+            (
+                second().booking_grace(3601 * SECOND),
+                "`booking_grace` must be longer than zero and at most an hour, but is 3601s",
+            ),
+            (
+                second().max_wait(61 * SECOND),
+                "`max_wait` must be at most 60s, but is 61s",
+            ),
+            (
+                second().default_pause(Duration::ZERO),
+                "`default_pause` must be longer than zero, but is 0ns",
+            ),
+            (
+                second().max_pause(2 * DAY),
+                "`max_pause` must be longer than zero and at most a day, but is 172800s",
+            ),
+            (
+                second().max_pause(Duration::ZERO),
+                "`max_pause` must be longer than zero and at most a day, but is 0ns",
+            ),
+        ]);
     }
 }

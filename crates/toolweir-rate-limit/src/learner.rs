@@ -213,7 +213,7 @@ mod tests {
         #[test]
         fn the_learner_is_its_model_whatever_the_times_are(
             first in 1_u32..,
-            steps in prop::collection::vec(step(), 0..100),
+            steps in prop::collection::vec(step(), 0..50),
         ) {
             let mut learner = Learner::new(NonZeroU32::new(first).unwrap_or(FIRST));
             let mut model = Model {

@@ -865,6 +865,7 @@ mod reading {
                 "paused_by": "server",
                 "passed_calls": 1,
                 "waited_calls": 0,
+                "refunded_calls": 0,
                 "rejected_calls": 0,
                 "throttled_calls": 1,
             })
