@@ -372,7 +372,7 @@ proptest! {
     #[test]
     fn bookings_are_their_model(
         numbers in numbers(),
-        steps in prop::collection::vec(step(), 1..120),
+        steps in prop::collection::vec(step(), 1..60),
     ) {
         in_a_paused_runtime(async {
             let mut pair = Pair::new(numbers);
@@ -388,8 +388,8 @@ proptest! {
     fn a_caller_that_returns_at_its_time_is_served(
         interval in 1..200 * MILLI,
         burst in 1_u32..6,
-        costs in prop::collection::vec(1_u32..6, 1..60),
-        others in prop::collection::vec((0..300 * MILLI, 1_u32..6, any::<bool>()), 0..60),
+        costs in prop::collection::vec(1_u32..6, 1..30),
+        others in prop::collection::vec((0..300 * MILLI, 1_u32..6, any::<bool>()), 0..30),
     ) {
         in_a_paused_runtime(async {
             let numbers = Numbers { interval, burst, grace: 1 };
