@@ -394,7 +394,8 @@ impl Limiter {
         let at = self.nano(now);
         self.tick(at);
         let has_claims = self.scope.is_claimed() || !self.waiters.is_empty();
-        !has_claims && self.pause_at(at).is_none() && self.available(now) == self.config.burst.get()
+        // A pause has drained the bucket.
+        !has_claims && self.available(now) == self.config.burst.get()
     }
 
     /// Whether its pace is learned.
