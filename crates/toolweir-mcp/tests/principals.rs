@@ -378,6 +378,30 @@ async fn there_are_never_more_connections_than_places() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_is_being_made_has_a_place() {
+    let (mcp, servers) = service(2, &["anna", "bob", "carl"]);
+    servers["anna"].script([Answer::Hang]);
+    let annas = ToolCall::new("echo").with_principal("anna");
+    let annas = tokio::spawn(mcp.clone().oneshot(annas));
+    servers["anna"].wait_for(|stats| stats.calls == 1).await;
+    // For one of these there is a place.
+    let calls = ["bob", "carl"].map(|user| {
+        servers[user].start_delay(Duration::from_secs(1));
+        let call = ToolCall::new("echo").with_principal(user);
+        tokio::spawn(mcp.clone().oneshot(call))
+    });
+    let mut refused = 0;
+    for answer in calls {
+        if let Err(error) = answer.await.unwrap() {
+            assert_eq!(reason(Err(error)), Some(Reason::ConnectionsFull));
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 1);
+    annas.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_server_said_of_its_tools_goes_with_its_connection_and_comes_with_the_next() {
     let (builder, _servers) = builder(1, &["anna", "bob"]);
     let mcp = builder.repeatable("meta", true).build().unwrap();
