@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     scope::Place,
     state::{Ask, Entry, Limiter, Sent, Turn},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 #[derive(Debug)]
@@ -65,11 +65,7 @@ impl Shared {
         call_id: Option<&str>,
         now: Instant,
     ) -> Entered {
-        let at_once = |limiter: &mut Limiter| {
-            let passes = limiter.enter_at_once(cost, now);
-            passes.then(|| limiter.receipt(cost))
-        };
-        if let Some(receipt) = self.with(at_once) {
+        if let Some(receipt) = self.enter_at_once(cost, now) {
             return Entered::Passes(None, receipt);
         }
         let id = call_id.map(|call_id| self.hasher.hash_one((call_id, cost)));
@@ -81,16 +77,28 @@ impl Shared {
         })
     }
 
+    /// Lets a call pass that nobody comes before. There is nobody to wake then.
+    #[inline]
+    fn enter_at_once(&self, cost: NonZeroU32, now: Instant) -> Option<Receipt> {
+        let mut limiter = self.lock();
+        let passes = limiter.enter_at_once(cost, now);
+        passes.then(|| limiter.receipt(cost))
+    }
+
     /// One step of the limiter. It must not run foreign code; those whom it wants to wake are woken
     /// when the lock is free again.
     pub(crate) fn with<R>(&self, step: impl FnOnce(&mut Limiter) -> R) -> R {
-        // No foreign code runs under the lock, so a poisoned limiter is a whole one.
-        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limiter = self.lock();
         let result = step(&mut limiter);
         let wakers = limiter.take_wakers();
         drop(limiter);
         wakers.into_iter().for_each(Waker::wake);
         result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Limiter> {
+        // No foreign code runs under the lock, so a poisoned limiter is a whole one.
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,7 +4,7 @@
 pub(crate) use std::sync::Arc;
 
 #[cfg(not(toolweir_loom))]
-pub(crate) use std::sync::Mutex;
+pub(crate) use std::sync::{Mutex, MutexGuard};
 
 #[cfg(toolweir_loom)]
-pub(crate) use loom::sync::Mutex;
+pub(crate) use loom::sync::{Mutex, MutexGuard};
