@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use temporalio_client::grpc::WorkflowService;
 use temporalio_client::tonic::{Code, IntoRequest};
-use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
+use temporalio_common::protos::temporal::api::{
+    enums::v1::TaskQueueType,
+    taskqueue::v1::TaskQueue,
+    workflowservice::v1::{DescribeNamespaceRequest, DescribeTaskQueueRequest},
+};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep},
@@ -70,6 +74,25 @@ async fn servers_run_side_by_side_and_end() {
     for address in addresses {
         assert!(falls_silent(&address).await, "{address} still listens");
     }
+}
+
+/// One that answers before all of it runs may still find a port taken, and crash.
+#[tokio::test]
+async fn a_server_that_has_started_has_started_whole() {
+    let server = TemporalServer::start(own()).await.unwrap();
+    let mut connection = server.connection().await.unwrap();
+    let request = DescribeTaskQueueRequest {
+        namespace: "temporal-system".to_owned(),
+        task_queue: Some(TaskQueue {
+            name: "default-worker-tq".to_owned(),
+            ..Default::default()
+        }),
+        task_queue_type: TaskQueueType::Workflow.into(),
+        ..Default::default()
+    };
+    let own = connection.describe_task_queue(request.into_request()).await;
+    assert!(!own.unwrap().into_inner().pollers.is_empty());
+    server.stop().await.unwrap();
 }
 
 #[tokio::test]

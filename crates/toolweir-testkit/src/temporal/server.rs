@@ -6,7 +6,11 @@ use temporalio_client::{
     Client, ClientOptions, Connection, ConnectionOptions, RetryOptions, Url,
     errors::ClientConnectError, grpc::WorkflowService, tonic::IntoRequest,
 };
-use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
+use temporalio_common::protos::temporal::api::{
+    enums::v1::TaskQueueType,
+    taskqueue::v1::TaskQueue,
+    workflowservice::v1::{DescribeNamespaceRequest, DescribeTaskQueueRequest},
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Error, Options, executable, log, process::Process};
@@ -227,7 +231,8 @@ async fn wait_until_ready(
         }
         let attempt_within = CONNECT_WITHIN.min(deadline.saturating_duration_since(now));
         match timeout(attempt_within, is_up(address, process.birthmark())).await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) if process.ended().is_none() => return Ok(()),
+            Ok(Ok(())) => continue,
             Ok(Err(said)) => last = said,
             Err(_) => last = format!("no answer within {attempt_within:?}"),
         }
@@ -251,6 +256,22 @@ async fn is_up(address: &str, birthmark: &str) -> Result<(), String> {
         WorkflowService::describe_namespace(&mut connection, request.into_request())
             .await
             .map_err(|status| format!("namespace {namespace}: {}", status.message()))?;
+    }
+    // The last of its inner services to start. Where it has found its port taken, the server answers
+    // for a moment and then crashes: that is a start in vain.
+    let request = DescribeTaskQueueRequest {
+        namespace: "temporal-system".to_owned(),
+        task_queue: Some(TaskQueue {
+            name: "default-worker-tq".to_owned(),
+            ..Default::default()
+        }),
+        task_queue_type: TaskQueueType::Workflow.into(),
+        ..Default::default()
+    };
+    let own = WorkflowService::describe_task_queue(&mut connection, request.into_request());
+    let own = own.await.map_err(|status| status.message().to_owned())?;
+    if own.into_inner().pollers.is_empty() {
+        return Err("its own worker does not poll yet".to_owned());
     }
     Ok(())
 }
