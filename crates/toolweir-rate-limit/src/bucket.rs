@@ -71,18 +71,17 @@ pub(crate) struct Bucket {
     /// How much has been given back of what calls had taken, in nanoseconds.
     refunded: u64,
     /// How many times it was drained, or its pace was changed.
-    drains: u64,
+    drains: u32,
 }
 
-/// What a call has taken, in case it is not made.
+/// What a call has taken, in case it is not made. It is small, because each call carries it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Receipt {
     cost: NonZeroU32,
-    /// When the last of its cells comes back …
+    /// How many times the bucket was drained by then.
+    drains: u32,
+    /// When the last of its cells comes back, and what had been refunded by then added to that.
     back_at: Nano,
-    /// … and how much had been refunded, and how many times the bucket was drained, by then.
-    refunded: u64,
-    drains: u64,
 }
 
 /// What a bucket's ledger said at one time.
@@ -122,9 +121,8 @@ impl Bucket {
     pub(crate) fn receipt(&self, cost: NonZeroU32) -> Receipt {
         Receipt {
             cost,
-            back_at: self.full_at(),
-            refunded: self.refunded,
             drains: self.drains,
+            back_at: self.full_at().saturating_add(self.refunded),
         }
     }
 
@@ -138,12 +136,10 @@ impl Bucket {
         if receipt.drains != self.drains {
             return false;
         }
-        let back_at = receipt
-            .back_at
-            .saturating_sub(self.refunded - receipt.refunded);
+        let back_at = receipt.back_at.saturating_sub(self.refunded);
         let cells = u64::from(receipt.cost.get());
         let left = (cells * self.interval).min(back_at.saturating_sub(now));
-        self.refunded += left;
+        self.refunded = self.refunded.saturating_add(left);
         self.set(Mark(self.full_at() - left));
         left > 0
     }
@@ -176,7 +172,7 @@ impl Bucket {
     pub(crate) fn drain_until(&mut self, end: Nano) {
         let full_at = end.saturating_add(self.capacity() - self.interval);
         self.ledger.0.full_at.fetch_max(full_at, Relaxed);
-        self.drains += 1;
+        self.drains = self.drains.wrapping_add(1);
     }
 
     /// Changes the pace at which cells come back. The cells that there are stay.
@@ -187,7 +183,7 @@ impl Bucket {
         self.limiter = limiter(interval, self.burst, &self.ledger);
         let full_at = scaled(self.full_at(), now, self.interval, before);
         self.set(Mark(full_at));
-        self.drains += 1;
+        self.drains = self.drains.wrapping_add(1);
     }
 
     pub(crate) fn mark(&self) -> Mark {

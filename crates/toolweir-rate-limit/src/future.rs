@@ -71,6 +71,7 @@ type Made<F> = (F, Dispatched);
 const ENDED: &str = "the future is not polled after it has ended";
 
 impl<S, Req, F, C> ResponseFuture<S, Req, F, C> {
+    #[inline]
     pub(crate) const fn called(inner: F, dispatched: Dispatched, classify: C) -> Self {
         Self {
             stage: Stage::Called {

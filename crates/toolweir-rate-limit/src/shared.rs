@@ -111,6 +111,7 @@ pub(crate) struct Dispatched {
 }
 
 impl Dispatched {
+    #[inline]
     pub(crate) const fn new(shared: Arc<Shared>, sent: Sent, receipt: Receipt) -> Self {
         Self {
             shared,
