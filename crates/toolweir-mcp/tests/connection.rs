@@ -472,10 +472,29 @@ async fn key_and_principal_and_trace_reach_the_server() {
     }
 
     // Who calls is nobody's business, unless somebody says that it is.
-    let seen = service(&server).oneshot(meta).await.unwrap();
+    let seen = service(&server).oneshot(meta.clone()).await.unwrap();
     let seen = seen.structured().unwrap();
     assert_eq!(seen["traceparent"], trace);
     assert!(!seen.to_string().contains("principal"), "{seen}");
+
+    // Each of the others can be kept back.
+    for (key, trace_context) in [(false, true), (true, false)] {
+        let accepting = server.clone();
+        let silent = McpService::builder("music").transport(move || {
+            let stream = accepting.connect();
+            async move { Ok(stream) }
+        });
+        let silent = silent
+            .send_idempotency_key(key)
+            .send_trace_context(trace_context)
+            .build()
+            .unwrap();
+        let seen = silent.oneshot(meta.clone()).await.unwrap();
+        let seen = seen.structured().unwrap();
+        let has = |name| seen.get(name).is_some();
+        assert_eq!(has(toolweir_mcp::IDEMPOTENCY_KEY_META), key, "{seen}");
+        assert_eq!(has("traceparent"), trace_context, "{seen}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

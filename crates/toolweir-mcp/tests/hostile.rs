@@ -201,6 +201,24 @@ async fn names_and_annotations_of_tools_are_the_servers_own_business() {
     assert_eq!(call(&mcp, "good").await.unwrap().text(), "well");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_wants_more_of_the_caller_or_puts_it_off_says_so() {
+    let wants = json!({ "resultType": "input_required", "requestState": "s" });
+    let error = survives(Script::call(format!(r#""result":{wants}"#)));
+    let error = error.await.unwrap_err();
+    assert!(matches!(error, ToolError::InputRequired { .. }), "{error}");
+    assert!(error.to_string().contains("hostile"), "{error}");
+
+    let task = json!({
+        "resultType": "task", "taskId": "t1", "status": "working", "ttlMs": null,
+        "createdAt": "2026-07-28T00:00:00Z", "lastUpdatedAt": "2026-07-28T00:00:00Z",
+    });
+    let error = survives(Script::call(format!(r#""result":{task}"#)));
+    let error = error.await.unwrap_err();
+    assert!(matches!(error, ToolError::TaskReply { .. }), "{error}");
+    assert!(error.to_string().contains("task"), "{error}");
+}
+
 #[test]
 fn every_error_is_short_whatever_the_names_in_it() {
     let long: Arc<str> = "\u{1b}\u{202e}\n".repeat(100_000).into();

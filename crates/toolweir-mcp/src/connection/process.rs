@@ -293,6 +293,35 @@ mod tests {
     use super::{super::ending::life, *};
 
     #[tokio::test]
+    async fn stderr_is_logged_line_by_line_with_the_servers_name_and_cut() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_ansi(false)
+            .with_writer(Arc::new(log.reopen().unwrap()))
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+
+        let longest = usize::try_from(LONGEST_LINE).unwrap();
+        let long = "x".repeat(longest + 1);
+        let stderr = format!("first\n\n\u{1b}[2Jsecond\n{long}\n");
+        let last_lines = LastLines::default();
+        read_stderr("music".to_owned(), stderr.as_bytes(), last_lines).await;
+
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 4, "{log}");
+        for (line, words) in lines
+            .iter()
+            .zip(["first", r"\u{1b}[2Jsecond", "xxx", " x "])
+        {
+            assert!(line.contains("toolweir_mcp::stderr"), "{line}");
+            assert!(line.contains(words) && line.contains("music"), "{line}");
+            assert!(line.matches('x').count() <= longest);
+        }
+    }
+
+    #[tokio::test]
     async fn one_that_is_dropped_is_alive_until_it_was_waited_for() {
         let (alive, ended) = life();
         let server = StdioServer::new("sleep").arg("1000");
