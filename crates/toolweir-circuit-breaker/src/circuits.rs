@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 use toolweir_core::{
     Facts, LeaseOwner,
-    keys::{KeyFigures, Keyed, MayLeave},
+    keys::{Chosen, KeyFigures, Keyed, MayLeave},
 };
 
 use crate::{
@@ -104,7 +104,7 @@ impl Choice {
         facts: &F,
         request: &Req,
         now: &mut Option<Instant>,
-    ) -> Chosen<'_> {
+    ) -> Chosen<'_, Shared> {
         match self {
             Self::One(circuit) => Chosen::Own(circuit),
             Self::ByKey(circuits) => {
@@ -121,32 +121,6 @@ impl Choice {
         match self {
             Self::One(circuit) => &**circuit,
             Self::ByKey(circuits) => &**circuits.server(),
-        }
-    }
-}
-
-/// A circuit, counted as a reference only where it must be.
-pub(crate) enum Chosen<'a> {
-    Own(&'a Arc<Shared>),
-    Keyed(Arc<Shared>),
-}
-
-impl Chosen<'_> {
-    pub(crate) fn into_shared(self) -> Arc<Shared> {
-        match self {
-            Self::Own(circuit) => circuit.clone(),
-            Self::Keyed(circuit) => circuit,
-        }
-    }
-}
-
-impl std::ops::Deref for Chosen<'_> {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        match self {
-            Self::Own(circuit) => circuit,
-            Self::Keyed(circuit) => circuit,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod table;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -116,6 +116,39 @@ impl<S: MayLeave> Keyed<S> {
             most_keys: self.table.most(),
             evicted: self.table.evicted(),
             overflowed: self.overflowed,
+        }
+    }
+}
+
+/// The state that a call belongs to, counted as a reference only where it must be.
+#[derive(Debug)]
+pub enum Chosen<'a, S> {
+    /// The one that the service has already.
+    Own(&'a Arc<S>),
+    /// One that was [looked up](Keyed::of_key).
+    Keyed(Arc<S>),
+}
+
+impl<S> Chosen<'_, S> {
+    /// The state, as one of its owners.
+    #[inline]
+    #[must_use]
+    pub fn into_shared(self) -> Arc<S> {
+        match self {
+            Self::Own(state) => state.clone(),
+            Self::Keyed(state) => state,
+        }
+    }
+}
+
+impl<S> Deref for Chosen<'_, S> {
+    type Target = S;
+
+    #[inline]
+    fn deref(&self) -> &S {
+        match self {
+            Self::Own(state) => state,
+            Self::Keyed(state) => state,
         }
     }
 }

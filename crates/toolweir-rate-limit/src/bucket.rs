@@ -225,3 +225,22 @@ pub(crate) fn scaled(at: Nano, now: Nano, to: u64, from: u64) -> Nano {
     let ahead = u128::from(ahead) * u128::from(to) / u128::from(from.max(1));
     now.saturating_add(u64::try_from(ahead).unwrap_or(u64::MAX).min(FARTHEST))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_time_has_brought_back_is_not_refunded_again() {
+        let second = Duration::from_secs(1);
+        let nanos = Nanos::from(second).into();
+        let mut bucket = Bucket::new(second, NonZeroU32::MIN);
+        assert!(bucket.take(NonZeroU32::MIN, 0).is_ok());
+        let receipt = bucket.receipt(NonZeroU32::MIN);
+        assert!(!bucket.refund(receipt, nanos), "it is all back");
+        assert!(
+            bucket.refund(receipt, nanos - 1),
+            "a nanosecond's worth is not"
+        );
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 use toolweir_core::{
     Facts,
-    keys::{KeyFigures, Keyed, MayLeave},
+    keys::{Chosen, KeyFigures, Keyed, MayLeave},
 };
 
 use crate::{RateLimitConfig, RateLimitState, shared::Shared};
@@ -91,7 +91,7 @@ impl Choice {
         &self,
         facts: &F,
         request: &Req,
-    ) -> (Chosen<'_>, Instant) {
+    ) -> (Chosen<'_, Shared>, Instant) {
         match self {
             Self::One(limiter) => (Chosen::Own(limiter), Instant::now()),
             Self::ByKey(limiters) => {
@@ -104,32 +104,6 @@ impl Choice {
                 };
                 (limiter, now)
             }
-        }
-    }
-}
-
-/// A limiter, counted as a reference only where it must be.
-pub(crate) enum Chosen<'a> {
-    Own(&'a Arc<Shared>),
-    Keyed(Arc<Shared>),
-}
-
-impl Chosen<'_> {
-    pub(crate) fn into_shared(self) -> Arc<Shared> {
-        match self {
-            Self::Own(limiter) => limiter.clone(),
-            Self::Keyed(limiter) => limiter,
-        }
-    }
-}
-
-impl std::ops::Deref for Chosen<'_> {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        match self {
-            Self::Own(limiter) => limiter,
-            Self::Keyed(limiter) => limiter,
         }
     }
 }

@@ -120,18 +120,12 @@ impl Scope {
             .sum()
     }
 
-    /// Claims the next slot. The place is higher than all others.
-    pub(crate) fn claim(&mut self, place: Place, cost: NonZeroU32, now: Nano) -> Nano {
-        let slot = self.next_slot(cost, now);
+    /// Claims the next slot, which is still to come: a call that need not wait claims nothing. The
+    /// place is higher than all others.
+    pub(crate) fn claim(&mut self, place: Place, cost: NonZeroU32, now: Nano) {
+        let slot = self.next_slot(cost, now).wrapping_sub(self.offset);
         let cost = cost.get();
-        if slot <= now {
-            self.due.insert(place, Claim { slot, cost });
-            self.due_cells += u64::from(cost);
-        } else {
-            let slot = slot.wrapping_sub(self.offset);
-            self.ahead.insert(place, Claim { slot, cost });
-        }
-        slot
+        self.ahead.insert(place, Claim { slot, cost });
     }
 
     /// Lets a call wait at the end: without a claim if nobody has any.

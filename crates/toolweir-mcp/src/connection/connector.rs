@@ -16,8 +16,8 @@ use super::{
     ending::Alive,
     line_limit::LineLimit,
     listener::{Client, Listener},
+    place::Place,
     process::Process,
-    seat::Seat,
 };
 use crate::StdioServer;
 
@@ -28,7 +28,7 @@ const EXIT_STATUS_WITHIN: Duration = Duration::from_millis(500);
 const LONGEST_END: usize = 4096;
 
 /// Why an attempt ends that finds no place.
-const NO_SEAT: &str = "all connections are in use";
+const NO_PLACE: &str = "all connections are in use";
 
 /// The ways to reach a server.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ type Handshake = BoxFuture<'static, Result<Shaken, BoxError>>;
 
 /// Makes a transport and shakes hands over it. The types of transports end here.
 #[derive(Clone)]
-pub(crate) struct Factory(Arc<dyn Fn(Listener, Dialect, Seat) -> Handshake + Send + Sync>);
+pub(crate) struct Factory(Arc<dyn Fn(Listener, Dialect, Place) -> Handshake + Send + Sync>);
 
 impl Factory {
     pub(crate) fn new<M, Fut, T, E, A>(make: M) -> Self
@@ -55,13 +55,13 @@ impl Factory {
         E: std::error::Error + Send + Sync + 'static,
         A: 'static,
     {
-        Self(Arc::new(move |listener, dialect, seat| {
+        Self(Arc::new(move |listener, dialect, place| {
             let transport = make();
             Box::pin(async move {
                 // Who has no transport takes nobody's place.
                 let transport = transport.await?;
-                if !seat.take() {
-                    return Err(NO_SEAT.into());
+                if !place.take() {
+                    return Err(NO_PLACE.into());
                 }
                 Ok(shake_hands(transport, listener, dialect).await)
             })
@@ -95,7 +95,7 @@ pub(super) struct Attempted<'a> {
     /// For the processes to hold.
     pub(super) alive: Alive,
     /// The place that the connection takes.
-    pub(super) seat: Seat,
+    pub(super) place: Place,
 }
 
 impl Connector {
@@ -153,8 +153,8 @@ impl Connector {
         let error = ConnectError::new(Connecting::Start, attempted.server, self, attempted.within);
         let (listener, until) = (attempted.listener.clone(), attempted.until);
         // A factory asks when it has a transport.
-        if !matches!(self, Self::Factory(_)) && !attempted.seat.take() {
-            return Err(error.because(NO_SEAT.into()));
+        if !matches!(self, Self::Factory(_)) && !attempted.place.take() {
+            return Err(error.because(NO_PLACE.into()));
         }
         let (shaken, process) = match self {
             Self::Stdio(program) => {
@@ -178,8 +178,8 @@ impl Connector {
                 (timeout_at(until, shaking).await, None)
             }
             Self::Factory(Factory(shake)) => {
-                let seat = attempted.seat.clone();
-                match timeout_at(until, shake(listener, dialect, seat)).await {
+                let place = attempted.place.clone();
+                match timeout_at(until, shake(listener, dialect, place)).await {
                     Ok(Err(failed)) => return Err(error.because(failed)),
                     Ok(Ok(shaken)) => (Ok(shaken), None),
                     Err(late) => (Err(late), None),
@@ -234,7 +234,7 @@ mod tests {
             most_bytes: 4096,
             listener: Listener::default(),
             alive: life().0,
-            seat: Seat::new(None),
+            place: Place::new(None),
         };
         let connecting = connector.connect_in(Dialect::Initialize, &attempted);
         let error = connecting.await.err().unwrap();

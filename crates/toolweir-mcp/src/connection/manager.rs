@@ -26,7 +26,7 @@ use super::{
     is_loss,
     listener::Listener,
     lock,
-    seat::{Seat, Seats},
+    place::{Place, Places},
 };
 use crate::{
     ToolHints,
@@ -94,13 +94,7 @@ struct Shared {
     /// whether a call may be repeated is asked when the connection is lost.
     said: Mutex<Hints>,
     /// Where there may be only so many connections.
-    places: Option<Places>,
-}
-
-/// The places of which each connection takes one.
-pub(super) struct Places {
-    pub(super) most: usize,
-    pub(super) seats: Arc<dyn Seats>,
+    places: Option<Arc<dyn Places>>,
 }
 
 struct State {
@@ -262,7 +256,7 @@ impl Manager {
         settings: Arc<Settings>,
         connector: Connector,
         past: Option<Past>,
-        places: Option<Places>,
+        places: Option<Arc<dyn Places>>,
     ) -> Self {
         let state = past.map_or_else(
             || State {
@@ -685,12 +679,7 @@ impl Attempt {
             listener: listener.clone(),
             alive: self.alive.clone(),
             // It is left at the end of this, when there is a connection or none.
-            seat: Seat::new(
-                self.shared
-                    .places
-                    .as_ref()
-                    .map(|places| places.seats.clone()),
-            ),
+            place: Place::new(self.shared.places.clone()),
         };
         let connecting = self.shared.connector.connect(&attempted, &mut dialect);
         match connecting.await {
@@ -702,8 +691,8 @@ impl Attempt {
                 self.succeeded(Arc::new(link), dialect);
             }
             Err(error) => match &self.shared.places {
-                Some(places) if attempted.seat.is_refused() => {
-                    self.did_not_start(NoLink::Full(places.most));
+                Some(places) if attempted.place.is_refused() => {
+                    self.did_not_start(NoLink::Full(places.most()));
                 }
                 _ => self.failed(Arc::new(error)),
             },

@@ -12,9 +12,9 @@ mod link;
 mod listener;
 mod lock;
 mod manager;
+mod place;
 mod pool;
 mod process;
-mod seat;
 
 pub(crate) use budget::Budget;
 pub(crate) use connector::{Connector, Factory};

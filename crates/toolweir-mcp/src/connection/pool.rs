@@ -13,8 +13,8 @@ use toolweir_core::BoxError;
 
 use super::{
     Connector, Manager, NoLink, Settings, lock,
-    manager::{Past, Places, Snapshot},
-    seat::Seats,
+    manager::{Past, Snapshot},
+    place::Places,
 };
 use crate::ToolHints;
 
@@ -198,14 +198,13 @@ impl Pool {
             let evicted = state.make_room(most)?;
             let past = state.past.remove(principal).map(|(_, past)| past);
             let number = state.uses;
-            let seats = PrincipalsSeat {
+            let place = PrincipalsPlace {
                 state: Arc::downgrade(shared),
                 principal: principal.into(),
                 number,
                 most,
             };
-            let seats = Arc::new(seats);
-            let places = Some(Places { most, seats });
+            let places = Some(Arc::new(place) as Arc<dyn Places>);
             let manager = Manager::new(self.settings.clone(), connector, past, places);
             (take(state.insert(principal, manager)), evicted)
         };
@@ -322,21 +321,25 @@ impl Pool {
 }
 
 /// The place that one principal's connection takes.
-struct PrincipalsSeat {
+struct PrincipalsPlace {
     state: Weak<Mutex<State>>,
     principal: Arc<str>,
     number: u64,
     most: usize,
 }
 
-impl Seats for PrincipalsSeat {
+impl Places for PrincipalsPlace {
+    fn most(&self) -> usize {
+        self.most
+    }
+
     fn take(&self) -> bool {
         let Some(state) = self.state.upgrade() else {
             return false;
         };
-        let (seated, evicted) = lock(&state).seat(&self.principal, self.number, self.most);
+        let (given, evicted) = lock(&state).give_place(&self.principal, self.number, self.most);
         end_evicted(evicted);
-        seated
+        given
     }
 
     fn leave(&self) {
@@ -419,7 +422,12 @@ impl State {
 
     /// Gives one of `most` places to the slot of this number: `false` if there is none, or the
     /// slot is gone. What made room is to be ended.
-    fn seat(&mut self, principal: &str, number: u64, most: usize) -> (bool, Option<Arc<Manager>>) {
+    fn give_place(
+        &mut self,
+        principal: &str,
+        number: u64,
+        most: usize,
+    ) -> (bool, Option<Arc<Manager>>) {
         let is_it = |slot: &Slot| slot.number == number;
         match self.managers.get(principal) {
             Some(slot) if is_it(slot) && slot.has_place() => return (true, None),

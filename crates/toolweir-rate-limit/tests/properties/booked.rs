@@ -1,18 +1,14 @@
 //! Random histories of calls that are booked and come back, or do not, held against plain lists.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
-use std::{
-    future::{Future, ready},
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{future::ready, num::NonZeroU32, time::Duration};
 
 use proptest::prelude::*;
 use tokio::time::advance;
 use toolweir_core::{AsRejection, BoxError, Facts, Reason};
 use toolweir_rate_limit::{RateLimitConfig, RateLimitHandle, RateLimitLayer};
 use tower::{Layer, ServiceExt, service_fn};
+
+use super::{assert_within_quota, config, in_a_paused_runtime};
 
 const MILLI: i128 = 1_000_000;
 const MOST: usize = 4;
@@ -335,39 +331,14 @@ impl Pair {
         assert_eq!(found, (wait > 0).then(|| u128::try_from(wait).unwrap()));
     }
 
-    /// In no stretch of time have more cells passed than the burst and what came back in it.
     fn check_windows(&self) {
-        let (numbers, passed) = (&self.model.numbers, &self.model.passed);
-        for (at, (start, _)) in passed.iter().enumerate() {
-            let mut cells = 0;
-            for (end, cost) in &passed[at..] {
-                cells += cost;
-                let most = i128::from(numbers.burst) + (end - start) / numbers.interval;
-                assert!(cells <= most);
-            }
-        }
-    }
-}
-
-fn in_a_paused_runtime(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(test);
-}
-
-fn config() -> ProptestConfig {
-    ProptestConfig {
-        cases: 2_000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
+        let numbers = &self.model.numbers;
+        assert_within_quota(&self.model.passed, numbers.burst, numbers.interval);
     }
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(2_000))]
 
     #[test]
     fn bookings_are_their_model(

@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex};
 use super::lock;
 
 /// Where an attempt to connect asks for its place.
-pub(super) trait Seats: Send + Sync {
+pub(super) trait Places: Send + Sync {
+    /// How many there are.
+    fn most(&self) -> usize;
+
     /// Takes the place, for which an idle connection may have to go; `false` if none can. Once taken it
     /// is kept until it is [left](Self::leave).
     fn take(&self) -> bool;
@@ -16,18 +19,18 @@ pub(super) trait Seats: Send + Sync {
 
 /// One attempt's place. It is left with the last clone.
 #[derive(Clone)]
-pub(super) struct Seat(Arc<Inner>);
+pub(super) struct Place(Arc<Inner>);
 
 struct Inner {
-    seats: Option<Arc<dyn Seats>>,
+    places: Option<Arc<dyn Places>>,
     taken: Mutex<Option<bool>>,
 }
 
-impl Seat {
-    /// Without `seats` there is a place for whoever asks.
-    pub(super) fn new(seats: Option<Arc<dyn Seats>>) -> Self {
+impl Place {
+    /// Without `places` there is a place for whoever asks.
+    pub(super) fn new(places: Option<Arc<dyn Places>>) -> Self {
         let taken = Mutex::default();
-        Self(Arc::new(Inner { seats, taken }))
+        Self(Arc::new(Inner { places, taken }))
     }
 
     /// Takes the place, if it was not taken before; `false` if there is none.
@@ -35,7 +38,7 @@ impl Seat {
         if let Some(known) = *lock(&self.0.taken) {
             return known;
         }
-        let got = self.0.seats.as_ref().is_none_or(|seats| seats.take());
+        let got = self.0.places.as_ref().is_none_or(|places| places.take());
         *lock(&self.0.taken) = Some(got);
         got
     }
@@ -48,8 +51,8 @@ impl Seat {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let (Some(seats), Some(true)) = (&self.seats, *lock(&self.taken)) {
-            seats.leave();
+        if let (Some(places), Some(true)) = (&self.places, *lock(&self.taken)) {
+            places.leave();
         }
     }
 }

@@ -1,17 +1,17 @@
 //! Random histories, held against a token bucket in whole nanoseconds with everything in plain
 //! lists.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 use toolweir_core::{Reason, ReportState};
 use toolweir_rate_limit::RateLimitConfig;
 
-mod server;
-use server::{Answer, Call, Progress, Rig};
+use super::{
+    assert_within_quota, config, in_a_paused_runtime,
+    server::{Answer, Call, Progress, Rig},
+};
 
 const MILLI: i128 = 1_000_000;
 const DEFAULT_PAUSE: i128 = 80 * MILLI;
@@ -546,43 +546,18 @@ impl Pair {
         }
     }
 
-    /// In no stretch of time have more cells passed than the burst and what came back in it, but for
-    /// calls that were not made after all.
+    /// Calls that were not made after all took nothing.
     fn check_windows(&self) {
         let (numbers, not_made) = (&self.model.numbers, &self.model.not_made);
         let passed = self.model.passed.iter().enumerate();
         let made = passed.filter(|(at, _)| !not_made.contains(at));
-        let passed: Vec<(i128, i128)> = made.map(|(_, passed)| *passed).collect();
-        for (at, (start, _)) in passed.iter().enumerate() {
-            let mut cells = 0;
-            for (end, cost) in &passed[at..] {
-                cells += cost;
-                let most = i128::from(numbers.burst) + (end - start) / numbers.interval();
-                assert!(cells <= most);
-            }
-        }
-    }
-}
-
-fn in_a_paused_runtime(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(test);
-}
-
-fn config() -> ProptestConfig {
-    ProptestConfig {
-        cases: 1_000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
+        let made: Vec<(i128, i128)> = made.map(|(_, passed)| *passed).collect();
+        assert_within_quota(&made, numbers.burst, numbers.interval());
     }
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(1_000))]
 
     #[test]
     fn the_rate_limit_is_its_model(
