@@ -1,9 +1,6 @@
 //! What the goodput bench shows holds on every machine, because its time is simulated.
 
-#[expect(
-    dead_code,
-    reason = "the names and the means are for the bench's table"
-)]
+#[expect(dead_code, reason = "the names are for the bench's table")]
 #[path = "../benches/goodput/simulation/mod.rs"]
 mod simulation;
 
@@ -45,6 +42,15 @@ fn with_the_rate_to_be_learned_few_calls_are_too_many() {
     let run = run(Way::Learned).unwrap();
     assert!(run.throttled() <= CALLS / 50, "{}", run.throttled());
     assert!(run.of_ideal() <= 1.15, "{}", run.of_ideal());
+    assert!(run.mean_attempts() <= 4.0, "{}", run.mean_attempts());
+}
+
+#[test]
+fn with_the_rate_learned_before_each_comes_back_once() {
+    let run = run(Way::LearnedBefore).unwrap();
+    assert!(run.throttled() <= CALLS / 50, "{}", run.throttled());
+    assert!(run.of_ideal() <= 1.15, "{}", run.of_ideal());
+    assert_eq!(run.most_attempts(), 2, "the rate was known all the time");
 }
 
 #[test]

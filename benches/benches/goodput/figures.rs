@@ -81,6 +81,7 @@ fn targets(run: &Run) -> Vec<Target> {
         Way::QuotaKnown => vec![throttled(0.0), makespan(1.05), attempts(2.0)],
         // A time that is told before the rate is known is a guess, so here a call may come more often.
         Way::Learned => vec![throttled(2.0), makespan(1.15)],
+        Way::LearnedBefore => vec![throttled(2.0), makespan(1.15), attempts(2.0)],
         _ => Vec::new(),
     }
 }

@@ -84,6 +84,13 @@ pub(crate) struct Receipt {
     back_at: Nano,
 }
 
+impl Receipt {
+    /// How many cells it is for.
+    pub(crate) const fn cost(&self) -> NonZeroU32 {
+        self.cost
+    }
+}
+
 /// What a bucket's ledger said at one time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark(pub(crate) Nano);

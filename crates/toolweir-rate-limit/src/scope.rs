@@ -4,6 +4,10 @@
 //! A claim has a place, and a slot: the time at which its cells are there if every earlier claim
 //! takes its own in time. Places and slots rise together, and each slot is at least as long after
 //! the one before it as its cells take to come back. So if the first slot can be kept, all can.
+//!
+//! Where the pace is learned it goes up and down, and pauses are many. There slots are laid out more
+//! slowly than the pace, and then are firm: they stay where they were told, and what is late catches
+//! up. Who finds no cells at its slot is told when there will be some after all others who are due.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -22,8 +26,20 @@ pub(crate) struct Scope {
     due_cells: u64,
     /// The others.
     ahead: BTreeMap<Place, Claim>,
+    ahead_cells: u64,
     /// What is to be added to the slots of these, modulo 2^64.
     offset: u64,
+    /// The time between two slots of one cell each, where they are firm. Else it is the bucket's.
+    spacing: Option<u64>,
+}
+
+/// At which pace cells come back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) interval: Duration,
+    pub(crate) is_learned: bool,
+    /// The time between two slots, no less than the interval. With it slots are firm.
+    pub(crate) spacing: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +56,9 @@ impl Scope {
             due: BTreeMap::new(),
             due_cells: 0,
             ahead: BTreeMap::new(),
+            ahead_cells: 0,
             offset: 0,
+            spacing: None,
         }
     }
 
@@ -62,6 +80,7 @@ impl Scope {
                 return;
             }
             first.remove();
+            self.ahead_cells -= u64::from(claim.cost);
             self.due.insert(place, claim);
             self.due_cells += u64::from(claim.cost);
         }
@@ -82,15 +101,19 @@ impl Scope {
     /// When a call that nobody has heard of before may take its cells, after all others.
     pub(crate) fn next_slot(&self, cost: NonZeroU32, now: Nano) -> Nano {
         let cells = u64::from(cost.get());
+        let before = self.queued + self.due_cells;
         let slot = match self.ahead.last_key_value() {
-            Some((_, last)) => last
-                .slot
-                .wrapping_add(self.offset)
-                .saturating_add(cells.saturating_mul(self.bucket.interval())),
-            None => {
-                let cells = self.queued + self.due_cells + cells;
-                self.bucket.free_at(cells, now)
+            Some((_, last)) => {
+                let last = last.slot.wrapping_add(self.offset);
+                let spacing = self.spacing.unwrap_or(self.bucket.interval());
+                let next = last.saturating_add(cells.saturating_mul(spacing));
+                if self.spacing.is_some() {
+                    next.max(self.bucket.free_at(before + cells, now))
+                } else {
+                    next
+                }
             }
+            None => self.bucket.free_at(before + cells, now),
         };
         slot.max(now)
     }
@@ -99,6 +122,14 @@ impl Scope {
     pub(crate) fn free_at(&self, cost: NonZeroU32, before: u64, now: Nano) -> Nano {
         let cells = before + u64::from(cost.get());
         self.bucket.free_at(cells, now).max(now)
+    }
+
+    /// When all that is claimed now, and `cost` cells more, will be done with. Firm slots may be later,
+    /// where others have gone before their time. `None`: slots are not firm.
+    pub(crate) fn done_at(&self, cost: NonZeroU32, now: Nano) -> Option<Nano> {
+        let cells = self.queued + self.due_cells + self.ahead_cells + u64::from(cost.get());
+        let time = cells.saturating_mul(self.spacing?);
+        Some(self.bucket.free_at(0, now).max(now).saturating_add(time))
     }
 
     /// The slot of a claim. It may be past.
@@ -125,6 +156,7 @@ impl Scope {
     pub(crate) fn claim(&mut self, place: Place, cost: NonZeroU32, now: Nano) {
         let slot = self.next_slot(cost, now).wrapping_sub(self.offset);
         let cost = cost.get();
+        self.ahead_cells += u64::from(cost);
         self.ahead.insert(place, Claim { slot, cost });
     }
 
@@ -146,9 +178,12 @@ impl Scope {
 
     /// A claim is given up. Its slot is lost. `false`: there is none.
     pub(crate) fn release(&mut self, place: Place) -> bool {
-        match self.due.remove(&place) {
-            Some(claim) => self.due_cells -= u64::from(claim.cost),
-            None => return self.ahead.remove(&place).is_some(),
+        if let Some(claim) = self.due.remove(&place) {
+            self.due_cells -= u64::from(claim.cost);
+        } else if let Some(claim) = self.ahead.remove(&place) {
+            self.ahead_cells -= u64::from(claim.cost);
+        } else {
+            return false;
         }
         true
     }
@@ -178,41 +213,49 @@ impl Scope {
         let paused = self.bucket.mark();
         self.bucket.set(before);
         self.bucket.drain_until(now);
+        if self.spacing.is_some() {
+            return;
+        }
         let sooner = paused.0.saturating_sub(self.bucket.mark().0);
         // No claim was made for a time before the pause began, so none comes to lie before now.
         self.offset = self.offset.wrapping_sub(sooner);
     }
 
     /// Changes the pace. If it is slower, slots move away in proportion; if it is faster they come
-    /// nearer only where they `may`, because those who were told theirs will not come sooner.
-    pub(crate) fn set_interval(
-        &mut self,
-        interval: Duration,
-        paused: Option<Nano>,
-        may_come_nearer: bool,
-        now: Nano,
-    ) {
+    /// nearer only where it is `learned`, because those who were told theirs will not come sooner.
+    /// Slots that are firm stay.
+    pub(crate) fn set_pace(&mut self, pace: Pace, paused: Option<Nano>, now: Nano) {
         let before = self.bucket.interval();
-        self.bucket.set_interval(interval, now);
+        self.bucket.set_interval(pace.interval, now);
         if let Some(end) = paused {
             // It ends when it did before.
             self.bucket.set(Mark(0));
             self.bucket.drain_until(end);
         }
-        let after = self.bucket.interval();
-        if after > before || may_come_nearer {
-            let offset = self.offset;
-            for claim in self.ahead.values_mut() {
-                claim.slot = scaled(claim.slot.wrapping_add(offset), now, after, before);
+        if self.spacing.is_none() {
+            let after = pace.spacing.unwrap_or(self.bucket.interval());
+            if after > before || pace.is_learned {
+                self.scale(after, before, paused.unwrap_or(now));
             }
-            self.offset = 0;
+            // Those who are late are the first to go, before slots become firm.
+            let late = pace.spacing.map_or(0, |_| self.due_cells);
+            self.settle(self.queued + late);
         }
-        self.settle(self.queued);
+        self.spacing = pace.spacing;
     }
 
-    /// Moves all slots away until the first one can be kept after so many cells.
+    fn scale(&mut self, to: u64, from: u64, since: Nano) {
+        let offset = std::mem::take(&mut self.offset);
+        for claim in self.ahead.values_mut() {
+            claim.slot = scaled(claim.slot.wrapping_add(offset), since, to, from);
+        }
+    }
+
+    /// Moves all slots away until the first one can be kept after so many cells, unless they are firm.
     fn settle(&mut self, before: u64) {
-        if let Some((slot, cost)) = self.first() {
+        if self.spacing.is_none()
+            && let Some((slot, cost)) = self.first()
+        {
             let free = self.bucket.free_at_the_latest(before + u64::from(cost));
             self.offset = self.offset.wrapping_add(free.saturating_sub(slot));
         }
@@ -221,5 +264,173 @@ impl Scope {
     fn first(&self) -> Option<(Nano, u32)> {
         let (_, claim) = self.ahead.first_key_value()?;
         Some((claim.slot.wrapping_add(self.offset), claim.cost))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Claim(u32),
+        Pass(u64),
+        /// Which of the claims, modulo how many there are. It takes its cells if they are there.
+        ComeBack(usize),
+        Lapse(usize),
+        Pause(u64),
+        /// An interval, and by how much the spacing is longer.
+        Pace(u64, u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (1_u32..4).prop_map(Step::Claim),
+            6 => (0_u64..300).prop_map(Step::Pass),
+            6 => (0_usize..20).prop_map(Step::ComeBack),
+            1 => (0_usize..20).prop_map(Step::Lapse),
+            1 => (0_u64..500).prop_map(Step::Pause),
+            1 => (1_u64..100, 0_u64..50).prop_map(|(interval, more)| Step::Pace(interval, more)),
+        ]
+    }
+
+    /// Firm slots in a plain list. Times are whole numbers.
+    struct Model {
+        now: u64,
+        full_at: u64,
+        burst: u64,
+        interval: u64,
+        spacing: u64,
+        /// Place, cells, slot, and whether that has come.
+        claims: Vec<(Place, u64, u64, bool)>,
+    }
+
+    impl Model {
+        fn free_at(&self, cells: u64) -> u64 {
+            let taken = self.full_at.max(self.now) + cells * self.interval;
+            taken.saturating_sub(self.burst * self.interval)
+        }
+
+        fn due(&self) -> u64 {
+            let due = self.claims.iter().filter(|claim| claim.3);
+            due.map(|claim| claim.1).sum()
+        }
+
+        fn next_slot(&self, cells: u64) -> u64 {
+            let free = self.free_at(self.due() + cells).max(self.now);
+            let last = self.claims.iter().rfind(|claim| !claim.3);
+            last.map_or(free, |last| free.max(last.2 + cells * self.spacing))
+        }
+
+        fn admits(&self) -> bool {
+            let cells = self.due() + 1;
+            let first = self.claims.iter().find(|claim| !claim.3);
+            self.free_at(cells) <= self.now
+                && first.is_none_or(|first| self.free_at(cells + first.1) <= first.2)
+        }
+
+        fn done_at(&self) -> u64 {
+            let cells: u64 = self.claims.iter().map(|claim| claim.1).sum();
+            self.free_at(0).max(self.now) + (cells + 1) * self.spacing
+        }
+
+        fn pass(&mut self, time: u64) {
+            self.now += time;
+            for claim in &mut self.claims {
+                claim.3 |= claim.2 <= self.now;
+            }
+        }
+    }
+
+    fn pace(interval: u64, spacing: u64) -> Pace {
+        Pace {
+            interval: Duration::from_nanos(interval),
+            is_learned: true,
+            spacing: Some(spacing),
+        }
+    }
+
+    fn cells(cost: u64) -> NonZeroU32 {
+        let cost = u32::try_from(cost).ok().and_then(NonZeroU32::new);
+        cost.unwrap_or(NonZeroU32::MIN)
+    }
+
+    fn take(scope: &mut Scope, model: &mut Model, step: Step, place: Place) {
+        let which = |which: usize| which.checked_rem(model.claims.len());
+        match step {
+            Step::Claim(cost) => {
+                let slot = model.next_slot(cost.into());
+                if slot > model.now {
+                    scope.claim(place, cells(cost.into()), model.now);
+                    model.claims.push((place, cost.into(), slot, false));
+                }
+            }
+            Step::Pass(time) => model.pass(time),
+            Step::ComeBack(at) => {
+                if let Some(at) = which(at)
+                    && model.free_at(model.claims[at].1) <= model.now
+                {
+                    let (place, cost, ..) = model.claims.remove(at);
+                    scope.leave(place, cells(cost));
+                    assert!(scope.take(cells(cost), model.now));
+                    model.full_at = model.full_at.max(model.now) + cost * model.interval;
+                }
+            }
+            Step::Lapse(at) => {
+                if let Some(at) = which(at) {
+                    assert!(scope.release(model.claims.remove(at).0));
+                }
+            }
+            Step::Pause(time) => {
+                let end = model.now + time;
+                scope.pause(end);
+                let drained = end + (model.burst - 1) * model.interval;
+                model.full_at = model.full_at.max(drained);
+            }
+            Step::Pace(interval, more) => {
+                scope.set_pace(pace(interval, interval + more), None, model.now);
+                let missing = model.full_at.saturating_sub(model.now);
+                if missing > 0 {
+                    model.full_at = model.now + missing * interval / model.interval;
+                }
+                (model.interval, model.spacing) = (interval, interval + more);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 2_000,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn firm_slots_are_those_of_a_plain_list(
+            (interval, more, burst) in (1_u64..100, 0_u64..50, 3_u64..6),
+            steps in prop::collection::vec(step(), 1..80),
+        ) {
+            let spacing = interval + more;
+            let mut scope = Scope::new(Duration::from_nanos(interval), cells(burst));
+            scope.set_pace(pace(interval, spacing), None, 0);
+            let (now, full_at, claims) = (0, 0, Vec::new());
+            let mut model = Model { now, full_at, burst, interval, spacing, claims };
+            for (step, place) in steps.into_iter().zip(0..) {
+                take(&mut scope, &mut model, step, place);
+                scope.advance(model.now);
+                let (one, now) = (NonZeroU32::MIN, model.now);
+                prop_assert_eq!(scope.next_slot(one, now), model.next_slot(1));
+                prop_assert_eq!(scope.admits(one, now), model.admits());
+                prop_assert_eq!(scope.done_at(one, now), Some(model.done_at()));
+                let mut before = 0;
+                for (place, cost, slot, is_due) in &model.claims {
+                    prop_assert_eq!(scope.slot(*place), Some(*slot));
+                    prop_assert_eq!(scope.due_before(*place), if *is_due { before } else { 0 });
+                    before += if *is_due { *cost } else { 0 };
+                }
+            }
+        }
     }
 }

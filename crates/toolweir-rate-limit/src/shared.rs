@@ -123,8 +123,8 @@ impl Dispatched {
     /// The server has dealt with it.
     pub(crate) fn served(&self) {
         if let Some(sent) = self.sent {
-            let now = Instant::now();
-            self.shared.with(|limiter| limiter.served(sent, now));
+            let (cost, now) = (self.receipt.cost(), Instant::now());
+            self.shared.with(|limiter| limiter.served(sent, cost, now));
         }
     }
 

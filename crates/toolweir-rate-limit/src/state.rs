@@ -15,7 +15,7 @@ use crate::{
     config::Pace,
     learner::Learner,
     refusal::Refusal,
-    scope::{Place, Scope},
+    scope::{self, Place, Scope},
 };
 
 /// How long after its limit a waiting call that nobody polls keeps its place.
@@ -183,7 +183,8 @@ impl Limiter {
     /// A caller that was told to.
     fn come_back(&mut self, place: Place, cost: NonZeroU32, limit: Limit, now: Nano) -> Entry {
         let slot = self.slot_of(place, cost, now);
-        if slot <= now {
+        // Where the pace is learned, some are told to come early, for cells that nobody else needs.
+        if slot <= now || self.is_learning() && self.scope.admits(cost, now) {
             self.bookings.redeem(place);
             self.scope.release(place);
             return Entry::Passes(self.pass(cost, now));
@@ -291,10 +292,10 @@ impl Limiter {
     }
 
     /// The server has dealt with a call that was sent then.
-    pub(crate) fn served(&mut self, sent: Nano, now: Instant) {
+    pub(crate) fn served(&mut self, sent: Nano, cost: NonZeroU32, now: Instant) {
         let now = self.nano(now);
         let learner = self.learner.as_mut();
-        if learner.is_some_and(|learner| learner.served(sent, now)) {
+        if learner.is_some_and(|learner| learner.served(sent, cost, now)) {
             self.follow(now);
         }
     }
@@ -304,13 +305,13 @@ impl Limiter {
         self.counts.throttled += 1;
         let pause = retry_after.unwrap_or(self.config.default_pause);
         let pause = pause.min(self.config.max_pause);
-        let resumes = self.nano(saturating_add(now, pause));
-        if let (Some(learner), Some(sent)) = (&mut self.learner, sent)
-            && learner.refused(sent, resumes)
-        {
-            self.follow(self.nano(now));
-        }
+        let (at, resumes) = (self.nano(now), self.nano(saturating_add(now, pause)));
         self.pause(pause, PausedBy::Server, now);
+        if let (Some(learner), Some(sent)) = (&mut self.learner, sent)
+            && learner.refused(sent, at, resumes)
+        {
+            self.follow(at);
+        }
     }
 }
 
@@ -352,7 +353,12 @@ impl Limiter {
     pub(crate) fn set_pace(&mut self, config: &RateLimitConfig, now: Instant) {
         self.config.pace = config.pace;
         let now = self.nano(now);
-        self.set_interval(config.interval(), now);
+        let pace = scope::Pace {
+            interval: config.interval(),
+            is_learned: false,
+            spacing: None,
+        };
+        self.go_at(pace, now);
     }
 
     /// What is left of the pause, and who asked for it.
@@ -470,16 +476,19 @@ impl Limiter {
     /// Goes at the pace that was learned.
     fn follow(&mut self, now: Nano) {
         if let Some(learner) = &self.learner {
-            self.set_interval(Duration::from_nanos(learner.interval()), now);
+            let pace = scope::Pace {
+                interval: Duration::from_nanos(learner.interval()),
+                is_learned: true,
+                spacing: learner.spacing(),
+            };
+            self.go_at(pace, now);
         }
     }
 
-    fn set_interval(&mut self, interval: Duration, now: Nano) {
+    fn go_at(&mut self, pace: scope::Pace, now: Nano) {
         self.scope.advance(now);
         let paused = self.pause_at(now).map(|pause| pause.until);
-        let may_come_nearer = self.learner.is_some();
-        self.scope
-            .set_interval(interval, paused, may_come_nearer, now);
+        self.scope.set_pace(pace, paused, now);
         if let Some(pause) = &mut self.pause {
             pause.before = Mark(now);
         }
@@ -506,7 +515,7 @@ impl Limiter {
     fn refuse(&mut self, cost: NonZeroU32, id: Option<CallId>, now: Nano) -> Refusal {
         self.counts.rejected += 1;
         let slot = self.scope.next_slot(cost, now);
-        let told = self.told(slot, now);
+        let told = self.told(slot, cost, now);
         if slot > now
             && slot - now <= FARTHEST
             && let Some(id) = id.filter(|id| self.bookings.has_room_for(*id))
@@ -533,14 +542,15 @@ impl Limiter {
         let before = self.scope.due_before(place);
         let free = self.scope.free_at(cost, before, now);
         let slot = self.slot_of(place, cost, now).max(free);
-        let told = self.told(slot, now);
+        let told = self.told(slot, cost, now);
         self.bookings.tell(place, told);
         self.refusal(Duration::from_nanos(told - now), now)
     }
 
     /// When to come back for a slot.
-    fn told(&self, slot: Nano, now: Nano) -> Nano {
-        let wait = slot.saturating_sub(now);
+    fn told(&self, slot: Nano, cost: NonZeroU32, now: Nano) -> Nano {
+        let done = self.scope.done_at(cost, now).unwrap_or(slot);
+        let wait = slot.min(done).saturating_sub(now);
         let learner = self.learner.as_ref();
         now + learner.map_or(wait, |learner| learner.told(wait))
     }

@@ -8,6 +8,7 @@ mod toolweir;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::time::sleep;
 
 pub(crate) use self::server::{BURST, Event, PER_SECOND};
 
@@ -17,6 +18,9 @@ pub(crate) const CALLS: u32 = 1_000;
 /// The shortest time in which the server would take all calls.
 pub(crate) const IDEAL: Duration = Duration::from_secs(((CALLS - BURST) / PER_SECOND) as u64);
 
+/// Between calls from which a rate is learned and those that go at it. The server saves up its burst.
+const REST: Duration = Duration::from_secs(60);
+
 /// A way to make the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -24,6 +28,8 @@ pub(crate) enum Way {
     QuotaKnown,
     /// Our limiter learns the rate from what the server asks for. Who is refused comes back as well.
     Learned,
+    /// The same limiter, when as many calls have gone through it before, and a minute of rest.
+    LearnedBefore,
     /// tower's `RateLimit`, behind its `Buffer`.
     Tower,
     /// tower-resilience's rate limiter, which waits for as long as it takes.
@@ -39,9 +45,10 @@ pub(crate) enum Way {
 
 impl Way {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::QuotaKnown,
         Self::Learned,
+        Self::LearnedBefore,
         Self::Tower,
         Self::TowerResilience,
         Self::Backoff,
@@ -54,6 +61,7 @@ impl Way {
         match self {
             Self::QuotaKnown => "toolweir, quota known",
             Self::Learned => "toolweir, rate learned",
+            Self::LearnedBefore => "toolweir, rate learned before",
             Self::Tower => "tower RateLimit",
             Self::TowerResilience => "tower-resilience limiter",
             Self::Backoff => "retry with backoff",
@@ -116,8 +124,15 @@ pub(crate) fn run(way: Way) -> Result<Run> {
     runtime.block_on(async {
         let server = server::Server::new();
         let attempts = match way {
-            Way::QuotaKnown => toolweir::returning(&server, toolweir::quota()?).await,
-            Way::Learned => toolweir::returning(&server, toolweir::learned()?).await,
+            Way::QuotaKnown => toolweir::quota(&server)?.returning().await,
+            Way::Learned => toolweir::learned(&server)?.returning().await,
+            Way::LearnedBefore => {
+                let limited = toolweir::learned(&server)?;
+                limited.returning().await?;
+                sleep(REST).await;
+                server.begin_anew();
+                limited.returning().await
+            }
             Way::Tower => peers::tower(&server).await,
             Way::TowerResilience => peers::tower_resilience(&server).await,
             Way::Backoff => peers::backoff(&server, |_, longest| longest).await,

@@ -56,19 +56,14 @@ impl Call {
 
 /// Clones are the same server.
 #[derive(Debug, Clone)]
-pub(super) struct Server(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    begun: Instant,
-    state: Mutex<State>,
-}
+pub(super) struct Server(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     /// How many calls it would take now.
     tokens: f64,
     counted: Instant,
+    begun: Instant,
     events: Vec<Event>,
     random: fastrand::Rng,
 }
@@ -79,14 +74,19 @@ impl Server {
         let state = State {
             tokens: f64::from(BURST),
             counted: begun,
+            begun,
             events: Vec::new(),
             // Chance that is the same each time.
             random: fastrand::Rng::with_seed(42),
         };
-        Self(Arc::new(Shared {
-            begun,
-            state: Mutex::new(state),
-        }))
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Forgets what it has answered. From now on its events are of another run.
+    pub(super) fn begin_anew(&self) {
+        let mut state = self.state();
+        state.begun = Instant::now();
+        state.events.clear();
     }
 
     /// From 0 to 1.
@@ -100,7 +100,7 @@ impl Server {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn events(&self) -> Vec<Event> {
@@ -116,10 +116,8 @@ impl Server {
         // What rounding takes away is no call too many.
         let served = state.tokens > 1.0 - 1e-9;
         state.tokens -= f64::from(u8::from(served));
-        state.events.push(Event {
-            at: now - self.0.begun,
-            served,
-        });
+        let at = now - state.begun;
+        state.events.push(Event { at, served });
         if served {
             Answer::Served
         } else {
