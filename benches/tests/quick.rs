@@ -44,9 +44,11 @@ fn every_way_is_measured_and_memory_is_flat() {
         .collect();
     let expected = json!([
         ["memory", 1, "bare"],
+        ["memory", 1, "timed"],
         ["memory", 1, "mcp"],
         ["memory", 1, "full"],
         ["memory", 3, "bare"],
+        ["memory", 3, "timed"],
         ["memory", 3, "mcp"],
         ["memory", 3, "full"],
     ]);
@@ -59,7 +61,7 @@ fn every_way_is_measured_and_memory_is_flat() {
     // Measured over stdio and HTTP alone.
     assert_eq!(figures["ratios"]["stdio_1_p50_full_vs_bare"], Value::Null);
     assert_eq!(figures["targets"], json!([]));
-    assert_eq!(figures["comparisons"].as_array().unwrap().len(), 6);
+    assert_eq!(figures["comparisons"].as_array().unwrap().len(), 8);
     let memory = &figures["memory"];
     assert!(memory["calls"].as_u64().unwrap() >= 500, "{memory}");
     assert!(

@@ -12,11 +12,11 @@ use crate::site::Transport;
 
 /// Measure what toolweir costs over bare rmcp: time and allocations of a call, and memory.
 ///
-/// Three ways to call one tool of one small server are compared: `bare` is rmcp's own
-/// `Peer::call_tool`, `mcp` is `McpService` alone, `full` is a `ToolStack` with all its layers and
-/// limits so wide that nothing waits. They take turns of a tenth of a second, so that what else the
-/// machine does meets all of them; `bare` takes part twice, which shows how much of a difference is
-/// noise.
+/// Four ways to call one tool of one small server are compared: `bare` is rmcp's own
+/// `Peer::call_tool`, `timed` is the same with tokio's timeout around each call, `mcp` is `McpService`
+/// alone, `full` is a `ToolStack` with all its layers and limits so wide that nothing waits. They take
+/// turns of a tenth of a second, so that what else the machine does meets all of them; `bare` takes part
+/// twice, which shows how much of a difference is noise.
 ///
 /// It fails if calls through the full stack leave memory behind, and with --check also if a ratio
 /// misses its target.

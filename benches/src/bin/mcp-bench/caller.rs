@@ -1,4 +1,4 @@
-//! The three ways to call a tool.
+//! The ways to call a tool.
 
 use std::{future::Future, time::Duration};
 
@@ -17,6 +17,7 @@ use rmcp::{
 };
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::timeout;
 use toolweir::{
     mcp::{McpHandle, McpService, StdioServer, ToolCall, ToolError, ToolResponse, ToolService},
     rate_limit::RateLimitConfig,
@@ -36,6 +37,8 @@ use crate::{
 const MAX_CONCURRENT_REQUESTS: usize = 256;
 /// So many calls that the layers never say no.
 const PLENTY: u32 = 1_000_000;
+/// Longer than any call takes; as long as `McpService` gives a call if nobody says otherwise.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the server answers with: the size of a short answer.
 const ANSWER: &str = "Hunter by Björk, from Homogenic (1997), 4 minutes 15 seconds, \
                       one of three tracks that match the search";
@@ -46,6 +49,8 @@ const ANSWER: &str = "Hunter by Björk, from Homogenic (1997), 4 minutes 15 seco
 pub(crate) enum Way {
     /// rmcp's own `Peer::call_tool`.
     Bare,
+    /// The same with a timeout around each call: the least that a caller needs.
+    Timed,
     /// `McpService` alone.
     Mcp,
     /// A `ToolStack` with all its layers.
@@ -53,11 +58,12 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 3] = [Self::Bare, Self::Mcp, Self::Full];
+    pub(crate) const ALL: [Self; 4] = [Self::Bare, Self::Timed, Self::Mcp, Self::Full];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::Timed => "timed",
             Self::Mcp => "mcp",
             Self::Full => "full",
         }
@@ -85,6 +91,16 @@ impl Call for Peer<RoleClient> {
     }
 }
 
+/// A peer whose calls have a time that ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Timed(Peer<RoleClient>);
+
+impl Call for Timed {
+    async fn call(&self, arguments: JsonObject) -> Result<()> {
+        timeout(CALL_TIMEOUT, self.0.call(arguments)).await?
+    }
+}
+
 /// A service, which is cloned for each call, as a worker does.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools<S>(S);
@@ -109,6 +125,7 @@ where
 /// A way to call with its connection.
 pub(crate) enum Caller {
     Bare(RunningService<RoleClient, ClientConfig>),
+    Timed(Timed, RunningService<RoleClient, ClientConfig>),
     Mcp(Tools<McpService>),
     Full(Tools<ToolService>, McpHandle),
 }
@@ -118,6 +135,10 @@ impl Caller {
     pub(crate) async fn connect(way: Way, site: &Site) -> Result<Self> {
         Ok(match way {
             Way::Bare => Self::Bare(bare(site).await?),
+            Way::Timed => {
+                let client = bare(site).await?;
+                Self::Timed(Timed(client.peer().clone()), client)
+            }
             Way::Mcp => Self::Mcp(Tools(mcp(site)?)),
             Way::Full => {
                 let stack = full(mcp(site)?)?;
@@ -130,7 +151,7 @@ impl Caller {
     pub(crate) async fn close(self) {
         const GRACE: Duration = Duration::from_secs(2);
         match self {
-            Self::Bare(client) => {
+            Self::Bare(client) | Self::Timed(_, client) => {
                 let _ = client.cancel().await;
             }
             Self::Mcp(Tools(service)) => service.handle().shutdown(GRACE).await,

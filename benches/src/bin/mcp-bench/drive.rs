@@ -34,6 +34,7 @@ pub(crate) async fn drive(
 ) -> Result<()> {
     match caller {
         Caller::Bare(client) => calls(client.peer(), in_flight, until, driven).await,
+        Caller::Timed(peer, _) => calls(peer, in_flight, until, driven).await,
         Caller::Mcp(service) => calls(service, in_flight, until, driven).await,
         Caller::Full(service, _) => calls(service, in_flight, until, driven).await,
     }

@@ -33,6 +33,7 @@ impl Figures {
     fn compared(&self, case: &Case, with: Way) -> Option<&Comparison> {
         match with {
             Way::Bare => None,
+            Way::Timed => self.comparison(case, Compared::Timed),
             Way::Mcp => self.comparison(case, Compared::Mcp),
             Way::Full => self.comparison(case, Compared::Full),
         }
