@@ -26,7 +26,6 @@ pub(crate) struct Scope {
     due_cells: u64,
     /// The others.
     ahead: BTreeMap<Place, Claim>,
-    ahead_cells: u64,
     /// What is to be added to the slots of these, modulo 2^64.
     offset: u64,
     /// The time between two slots of one cell each, where they are firm. Else it is the bucket's.
@@ -56,7 +55,6 @@ impl Scope {
             due: BTreeMap::new(),
             due_cells: 0,
             ahead: BTreeMap::new(),
-            ahead_cells: 0,
             offset: 0,
             spacing: None,
         }
@@ -80,7 +78,6 @@ impl Scope {
                 return;
             }
             first.remove();
-            self.ahead_cells -= u64::from(claim.cost);
             self.due.insert(place, claim);
             self.due_cells += u64::from(claim.cost);
         }
@@ -101,35 +98,27 @@ impl Scope {
     /// When a call that nobody has heard of before may take its cells, after all others.
     pub(crate) fn next_slot(&self, cost: NonZeroU32, now: Nano) -> Nano {
         let cells = u64::from(cost.get());
-        let before = self.queued + self.due_cells;
-        let slot = match self.ahead.last_key_value() {
-            Some((_, last)) => {
-                let last = last.slot.wrapping_add(self.offset);
-                let spacing = self.spacing.unwrap_or(self.bucket.interval());
-                let next = last.saturating_add(cells.saturating_mul(spacing));
-                if self.spacing.is_some() {
-                    next.max(self.bucket.free_at(before + cells, now))
-                } else {
-                    next
-                }
-            }
-            None => self.bucket.free_at(before + cells, now),
+        let next = self
+            .bucket
+            .free_at(self.queued + self.due_cells + cells, now);
+        let slot = match (self.ahead.last_key_value(), self.spacing) {
+            (None, _) => next,
+            (Some((_, last)), None) => self.after(last, cells, self.bucket.interval()),
+            // It may be past, where all are late.
+            (Some((_, last)), Some(spacing)) => self.after(last, cells, spacing).max(next),
         };
         slot.max(now)
+    }
+
+    const fn after(&self, claim: &Claim, cells: u64, spacing: u64) -> Nano {
+        let slot = claim.slot.wrapping_add(self.offset);
+        slot.saturating_add(cells.saturating_mul(spacing))
     }
 
     /// When `cost` cells can be taken after `before` others, whatever claims there are.
     pub(crate) fn free_at(&self, cost: NonZeroU32, before: u64, now: Nano) -> Nano {
         let cells = before + u64::from(cost.get());
         self.bucket.free_at(cells, now).max(now)
-    }
-
-    /// When all that is claimed now, and `cost` cells more, will be done with. Firm slots may be later,
-    /// where others have gone before their time. `None`: slots are not firm.
-    pub(crate) fn done_at(&self, cost: NonZeroU32, now: Nano) -> Option<Nano> {
-        let cells = self.queued + self.due_cells + self.ahead_cells + u64::from(cost.get());
-        let time = cells.saturating_mul(self.spacing?);
-        Some(self.bucket.free_at(0, now).max(now).saturating_add(time))
     }
 
     /// The slot of a claim. It may be past.
@@ -156,7 +145,6 @@ impl Scope {
     pub(crate) fn claim(&mut self, place: Place, cost: NonZeroU32, now: Nano) {
         let slot = self.next_slot(cost, now).wrapping_sub(self.offset);
         let cost = cost.get();
-        self.ahead_cells += u64::from(cost);
         self.ahead.insert(place, Claim { slot, cost });
     }
 
@@ -178,12 +166,9 @@ impl Scope {
 
     /// A claim is given up. Its slot is lost. `false`: there is none.
     pub(crate) fn release(&mut self, place: Place) -> bool {
-        if let Some(claim) = self.due.remove(&place) {
-            self.due_cells -= u64::from(claim.cost);
-        } else if let Some(claim) = self.ahead.remove(&place) {
-            self.ahead_cells -= u64::from(claim.cost);
-        } else {
-            return false;
+        match self.due.remove(&place) {
+            Some(claim) => self.due_cells -= u64::from(claim.cost),
+            None => return self.ahead.remove(&place).is_some(),
         }
         true
     }
@@ -237,9 +222,7 @@ impl Scope {
             if after > before || pace.is_learned {
                 self.scale(after, before, paused.unwrap_or(now));
             }
-            // Those who are late are the first to go, before slots become firm.
-            let late = pace.spacing.map_or(0, |_| self.due_cells);
-            self.settle(self.queued + late);
+            self.settle(self.queued);
         }
         self.spacing = pace.spacing;
     }
@@ -331,11 +314,6 @@ mod tests {
                 && first.is_none_or(|first| self.free_at(cells + first.1) <= first.2)
         }
 
-        fn done_at(&self) -> u64 {
-            let cells: u64 = self.claims.iter().map(|claim| claim.1).sum();
-            self.free_at(0).max(self.now) + (cells + 1) * self.spacing
-        }
-
         fn pass(&mut self, time: u64) {
             self.now += time;
             for claim in &mut self.claims {
@@ -423,7 +401,6 @@ mod tests {
                 let (one, now) = (NonZeroU32::MIN, model.now);
                 prop_assert_eq!(scope.next_slot(one, now), model.next_slot(1));
                 prop_assert_eq!(scope.admits(one, now), model.admits());
-                prop_assert_eq!(scope.done_at(one, now), Some(model.done_at()));
                 let mut before = 0;
                 for (place, cost, slot, is_due) in &model.claims {
                     prop_assert_eq!(scope.slot(*place), Some(*slot));
@@ -432,5 +409,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn slots_become_firm_at_their_distance_after_the_pause_and_stay() {
+        let mut scope = Scope::new(Duration::from_nanos(10), NonZeroU32::MIN);
+        assert!(scope.take(NonZeroU32::MIN, 0));
+        let before = scope.bucket().mark();
+        (1..4).for_each(|place| scope.claim(place, NonZeroU32::MIN, 0));
+        let slots = |scope: &Scope| [1, 2, 3].map(|place| scope.slot(place).unwrap_or(0));
+        assert_eq!(slots(&scope), [10, 20, 30]);
+        scope.pause(50);
+        assert_eq!(slots(&scope), [50, 60, 70]);
+        scope.set_pace(pace(20, 30), Some(50), 0);
+        assert_eq!(slots(&scope), [50, 80, 110]);
+        scope.pause(200);
+        scope.resume(before, 0);
+        assert_eq!(slots(&scope), [50, 80, 110]);
     }
 }

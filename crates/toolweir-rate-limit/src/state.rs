@@ -183,14 +183,16 @@ impl Limiter {
     /// A caller that was told to.
     fn come_back(&mut self, place: Place, cost: NonZeroU32, limit: Limit, now: Nano) -> Entry {
         let slot = self.slot_of(place, cost, now);
-        // Where the pace is learned, some are told to come early, for cells that nobody else needs.
-        if slot <= now || self.is_learning() && self.scope.admits(cost, now) {
+        if slot <= now {
             self.bookings.redeem(place);
             self.scope.release(place);
             return Entry::Passes(self.pass(cost, now));
         }
         if slot > limit.until {
-            self.wants_more();
+            // A call that would pass if it were new is early, and not held up by the pace.
+            if !self.scope.admits(cost, now) {
+                self.wants_more();
+            }
             return Entry::Refused(self.tell_again(place, cost, now));
         }
         self.bookings.comes_back(place);
@@ -515,7 +517,7 @@ impl Limiter {
     fn refuse(&mut self, cost: NonZeroU32, id: Option<CallId>, now: Nano) -> Refusal {
         self.counts.rejected += 1;
         let slot = self.scope.next_slot(cost, now);
-        let told = self.told(slot, cost, now);
+        let told = self.told(slot, now);
         if slot > now
             && slot - now <= FARTHEST
             && let Some(id) = id.filter(|id| self.bookings.has_room_for(*id))
@@ -542,15 +544,14 @@ impl Limiter {
         let before = self.scope.due_before(place);
         let free = self.scope.free_at(cost, before, now);
         let slot = self.slot_of(place, cost, now).max(free);
-        let told = self.told(slot, cost, now);
+        let told = self.told(slot, now);
         self.bookings.tell(place, told);
         self.refusal(Duration::from_nanos(told - now), now)
     }
 
     /// When to come back for a slot.
-    fn told(&self, slot: Nano, cost: NonZeroU32, now: Nano) -> Nano {
-        let done = self.scope.done_at(cost, now).unwrap_or(slot);
-        let wait = slot.min(done).saturating_sub(now);
+    fn told(&self, slot: Nano, now: Nano) -> Nano {
+        let wait = slot.saturating_sub(now);
         let learner = self.learner.as_ref();
         now + learner.map_or(wait, |learner| learner.told(wait))
     }

@@ -112,3 +112,49 @@ async fn long_waits_are_told_in_part_so_that_a_higher_rate_finds_callers() {
     );
     let _handle = rig.handle.set_quota(1, SECOND).unwrap_err();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_dealt_with_is_counted_in_cells() {
+    let config = RateLimitConfig::builder().learned().first_rate(8);
+    let mut rig = Rig::new(config.burst(2).max_wait(Duration::ZERO).build().unwrap());
+    for number in 1..=4 {
+        let mut call = rig.call_as(None, number, 2, None);
+        assert_eq!(call.poll(), Progress::Pending);
+        rig.server.answer(number, Answer::Done);
+        assert_ne!(call.poll(), Progress::Pending);
+        advance(250 * MILLI).await;
+    }
+    rig.answered(Answer::Throttled(Some(SECOND)));
+    // Eight in a second, of which 85 % are left. Four calls were too few to tell.
+    assert_eq!(rig.handle.state().interval_us, 147_058);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_early_where_cells_are_left_does_not_want_to_go_faster() {
+    let config = RateLimitConfig::builder().learned().first_rate(1).burst(1);
+    let config = config.max_wait(Duration::ZERO).booking_grace(400 * MILLI);
+    let mut rig = Rig::new(config.build().unwrap());
+    let mut first = rig.pending(1);
+    let told: Vec<_> = (1..=10)
+        .map(|slot| {
+            let call = rig.call_as(Some(&format!("{slot}")), 0, 1, None).poll();
+            call.refusal().unwrap().1.unwrap()
+        })
+        .collect();
+    assert_eq!(told[9], 5 * SECOND);
+    advance(SECOND).await;
+    rig.server.answer(1, Answer::Done);
+    assert_ne!(first.poll(), Progress::Pending);
+    assert_eq!(rig.interval_ms(), 500, "the tenth has the slot at 5.5 s");
+    // All others stay away.
+    advance(4 * SECOND).await;
+    let mut tenth = |number| rig.call_as(Some("10"), number, 1, None);
+    let told = tenth(2).poll().refusal().unwrap().1;
+    assert_eq!(told, Some(500 * MILLI));
+    advance(500 * MILLI).await;
+    let mut tenth = tenth(2);
+    assert_eq!(tenth.poll(), Progress::Pending);
+    rig.server.answer(2, Answer::Done);
+    assert_ne!(tenth.poll(), Progress::Pending);
+    assert_eq!(rig.interval_ms(), 500);
+}
