@@ -620,3 +620,106 @@ impl Limiter {
 fn nanos(duration: Duration) -> Nano {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// One call a second, and what a caller may wait is as long.
+    fn limiter(start: Instant) -> Limiter {
+        let config = RateLimitConfig::builder().calls_per_second(1).burst(1);
+        let config = config.max_wait(SECOND).build().unwrap();
+        Limiter::new(config, start)
+    }
+
+    fn ask(id: CallId) -> Ask {
+        Ask {
+            cost: NonZeroU32::MIN,
+            deadline: None,
+            id: Some(id),
+        }
+    }
+
+    fn passes(entry: &Entry) -> bool {
+        matches!(entry, Entry::Passes(_))
+    }
+
+    fn place(entry: &Entry) -> Place {
+        match entry {
+            Entry::Waits { place, .. } => *place,
+            other => panic!("it does not wait: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_would_wait_no_longer_than_is_allowed_waits() {
+        let start = Instant::now();
+        let mut limiter = limiter(start);
+        assert!(passes(&limiter.enter(ask(1), start)));
+        assert!(
+            limiter.verdict(start).is_none(),
+            "the next cell is a second away"
+        );
+        place(&limiter.enter(ask(2), start));
+        assert!(matches!(limiter.enter(ask(3), start), Entry::Refused(_)));
+        // Told two seconds, it comes back after one.
+        place(&limiter.enter(ask(3), start + SECOND));
+    }
+
+    #[test]
+    fn a_turn_that_was_put_off_before_it_was_taken_is_not_taken() {
+        let start = Instant::now();
+        let mut limiter = limiter(start);
+        assert!(passes(&limiter.enter(ask(1), start)));
+        let place = place(&limiter.enter(ask(2), start));
+        let now = start + SECOND;
+        let turn = limiter.turn(place, ask(2), &mut None, now);
+        assert!(matches!(turn, Turn::Come { .. }));
+        limiter.scope.pause(limiter.nano(now + SECOND));
+        assert!(limiter.take(place, &mut None, now).is_none());
+        assert!(limiter.take(place, &mut None, now + SECOND).is_some());
+    }
+
+    #[test]
+    fn who_is_put_out_when_there_are_cells_is_told_now_and_books_nothing() {
+        let start = Instant::now();
+        let mut limiter = limiter(start);
+        assert!(passes(&limiter.enter(ask(1), start)));
+        let place = place(&limiter.enter(ask(2), start));
+        // To the nanosecond, it has not been gone for too long.
+        let limit = start + SECOND + ABANDONED_AFTER;
+        limiter.evict_abandoned(Place::MAX, limiter.nano(limit));
+        assert_eq!(limiter.waiting(), 1);
+        limiter.evict_abandoned(Place::MAX, limiter.nano(limit) + 1);
+        assert_eq!(limiter.waiting(), 0);
+        let turn = limiter.turn(place, ask(2), &mut None, limit + SECOND);
+        assert!(matches!(turn, Turn::Refused(Refusal::NotTaken)), "{turn:?}");
+        assert_eq!(limiter.bookings().len(), 0);
+    }
+
+    #[test]
+    fn a_limiter_that_is_ten_years_old_takes_bookings() {
+        let start = Instant::now();
+        let mut limiter = limiter(start);
+        let now = start + Duration::from_nanos(FARTHEST);
+        assert!(passes(&limiter.enter(ask(1), now)));
+        place(&limiter.enter(ask(2), now));
+        assert!(matches!(limiter.enter(ask(3), now), Entry::Refused(_)));
+        assert_eq!(limiter.bookings().len(), 1);
+    }
+
+    #[test]
+    fn who_is_refused_again_is_counted_again() {
+        let start = Instant::now();
+        let mut limiter = limiter(start);
+        assert!(passes(&limiter.enter(ask(1), start)));
+        place(&limiter.enter(ask(2), start));
+        for refused in 1..=3 {
+            let entry = limiter.enter(ask(3), start);
+            assert!(matches!(entry, Entry::Refused(_)), "{entry:?}");
+            assert_eq!(limiter.counts().rejected, refused);
+        }
+    }
+}
