@@ -37,7 +37,9 @@ impl ToolResponse {
         }
     }
 
-    /// Whether the tool reports an error.
+    /// Whether the tool reports an error: then [`text`](Self::text) says which, and
+    /// [`into`](Self::into) fails with it. For the layers it is an answer like any other, unless the
+    /// server's configuration says that it is more.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.result.is_error.unwrap_or(false)
@@ -80,16 +82,25 @@ impl ToolResponse {
     ///
     /// # Errors
     ///
-    /// Names the path at which the answer differs.
+    /// Says what the tool reports, if that is an error, or names the path at which the answer differs.
     pub fn into<T: DeserializeOwned>(mut self) -> Result<T, DecodeError> {
+        if self.is_error() {
+            let reason = Reason::Reported(Shown(self.text()).to_string());
+            return Err(DecodeError {
+                tool: self.tool,
+                reason,
+            });
+        }
         let read = match self.result.structured_content.take() {
             Some(value) => serde_path_to_error::deserialize(value),
             None => of_text(text(&self.result, self.joined.as_deref())),
         };
         read.map_err(|error| DecodeError {
             tool: self.tool,
-            path: Shown(&error.path().to_string()).to_string(),
-            source: Mismatch(Shown(&error.inner().to_string()).to_string()),
+            reason: Reason::Differs {
+                path: Shown(&error.path().to_string()).to_string(),
+                source: Mismatch(Shown(&error.inner().to_string()).to_string()),
+            },
         })
     }
 }
@@ -116,12 +127,21 @@ fn of_text<T: DeserializeOwned>(
         .map_err(|error| serde_path_to_error::Error::new(track.path(), error))
 }
 
-/// A tool's answer is not of the type that was asked for.
+/// A tool's answer is not of the type that was asked for, or is an error.
 #[derive(Debug)]
 pub struct DecodeError {
     tool: Arc<str>,
-    path: String,
-    source: Mismatch,
+    reason: Reason,
+}
+
+#[derive(Debug)]
+enum Reason {
+    /// The tool reports an error, with this text.
+    Reported(String),
+    Differs {
+        path: String,
+        source: Mismatch,
+    },
 }
 
 /// How the answer differs: what serde says, which quotes the answer, cut.
@@ -138,27 +158,38 @@ impl Error for Mismatch {}
 
 impl DecodeError {
     /// Where the answer differs, such as `tracks[2].title`. Names in it are the server's: they are
-    /// escaped, and a long path is cut.
+    /// escaped, and a long path is cut. `None` where the tool reports an error.
     #[must_use]
-    pub fn path(&self) -> &str {
-        &self.path
+    pub fn path(&self) -> Option<&str> {
+        match &self.reason {
+            Reason::Reported(_) => None,
+            Reason::Differs { path, .. } => Some(path),
+        }
     }
 }
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the answer of tool {} is not what was asked for, at `{}`",
-            Quoted(&self.tool),
-            self.path
-        )
+        let tool = Quoted(&self.tool);
+        match &self.reason {
+            Reason::Reported(text) if text.is_empty() => {
+                write!(f, "tool {tool} reports an error and does not say which")
+            }
+            Reason::Reported(text) => write!(f, "tool {tool} reports an error: {text}"),
+            Reason::Differs { path, .. } => write!(
+                f,
+                "the answer of tool {tool} is not what was asked for, at `{path}`"
+            ),
+        }
     }
 }
 
 impl Error for DecodeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.source)
+        match &self.reason {
+            Reason::Reported(_) => None,
+            Reason::Differs { source, .. } => Some(source),
+        }
     }
 }
 
@@ -199,8 +230,29 @@ mod tests {
     fn a_difference_is_named_by_its_path() {
         let response = response(json!({ "content": [], "structuredContent": [1, "two"] }));
         let error = response.into::<Vec<u8>>().unwrap_err();
-        assert_eq!(error.path(), "[1]");
+        assert_eq!(error.path(), Some("[1]"));
         assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn an_error_that_the_tool_reports_is_no_value() {
+        let says = |text: &str| {
+            let response = response(json!({
+                "content": [{ "type": "text", "text": text }],
+                "structuredContent": { "playlist": "p1" },
+                "isError": true,
+            }));
+            response.into::<Value>().unwrap_err()
+        };
+        let error = says("no such playlist");
+        assert_eq!(error.path(), None);
+        let expected = "tool \"list\" reports an error: no such playlist";
+        assert_eq!(error.to_string(), expected);
+        let error = says("");
+        let expected = "tool \"list\" reports an error and does not say which";
+        assert_eq!(error.to_string(), expected);
+        let error = says(&"\u{1b}[31m".repeat(10_000)).to_string();
+        assert!(error.len() < 5000 && !error.contains('\u{1b}'), "{error}");
     }
 
     #[test]
@@ -212,7 +264,7 @@ mod tests {
             .unwrap_err();
         let (reason, longest) = (error.source().unwrap().to_string(), 400 * 10);
         for text in [
-            error.path(),
+            error.path().unwrap(),
             &reason,
             &error.to_string(),
             &format!("{error:?}"),
@@ -223,7 +275,7 @@ mod tests {
             );
         }
         assert!(
-            error.path().ends_with('…') && reason.contains("invalid type"),
+            error.path().unwrap().ends_with('…') && reason.contains("invalid type"),
             "{reason}"
         );
     }
