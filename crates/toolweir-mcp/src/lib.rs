@@ -19,7 +19,7 @@ mod service;
 mod side;
 
 pub use call::{ArgumentsError, ByTool, IDEMPOTENCY_KEY_META, PRINCIPAL_META, ToolCall, ToolFacts};
-pub use classify::{Answer, McpClassifier, TextRules};
+pub use classify::{Answer, McpClassifier, McpLiveness, TextRules};
 pub use config::{McpServiceBuilder, StdioServer};
 pub use connection::{ConnectError, Connecting};
 pub use error::ToolError;

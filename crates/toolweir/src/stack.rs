@@ -33,8 +33,8 @@ use toolweir_circuit_breaker::{CircuitBreakerConfig, CircuitBreakerHandle, Circu
 use toolweir_core::{BoxError, BoxFuture, ConfigError};
 use toolweir_health_gate::{HealthGateConfig, HealthGateHandle, HealthGateLayer, Probe};
 use toolweir_mcp::{
-    ByTool, Connect, Entry, FirstCall, McpClassifier, McpHandle, McpService, TokenTools, ToolCall,
-    ToolFacts, ToolService, ToolTokenSource,
+    ByTool, Connect, Entry, FirstCall, McpClassifier, McpHandle, McpLiveness, McpService,
+    TokenTools, ToolCall, ToolFacts, ToolService, ToolTokenSource,
 };
 use toolweir_rate_limit::{RateLimitConfig, RateLimitHandle, RateLimitLayer};
 use toolweir_semaphore::{SemaphoreConfig, SemaphoreHandle, SemaphoreLayer};
@@ -297,7 +297,7 @@ impl fmt::Debug for ToolStackBuilder {
 /// The layers, each with its state, before they are put over each other.
 struct Layers {
     mcp: McpService,
-    health_gate: Option<HealthGateLayer<McpClassifier>>,
+    health_gate: Option<HealthGateLayer<McpLiveness>>,
     circuit_breaker: Option<CircuitBreakerLayer<McpClassifier, ByTool>>,
     warm_up: Option<WarmUpLayer<ToolFacts>>,
     semaphore: Option<SemaphoreLayer<ToolFacts>>,
@@ -347,9 +347,10 @@ impl Layers {
                 .with_facts(ToolFacts)
         });
         let health_gate = builder.health_gate.map(|config| {
+            // A server that answers is there, whatever it answers: which tools fail is for the breaker.
             HealthGateLayer::new(config, Ping(handle.clone()))
                 .name(name)
-                .with_classifier(McpClassifier)
+                .with_classifier(McpLiveness)
         });
         let semaphore = builder.semaphore.map(|config| {
             SemaphoreLayer::new(config)

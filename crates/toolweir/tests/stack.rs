@@ -270,6 +270,27 @@ async fn a_broken_tool_shuts_out_itself_alone_where_each_has_its_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tool_that_fails_or_hangs_does_not_make_its_server_unhealthy() {
+    let server = ScriptedServer::new();
+    let stack = over(&server).circuit_breaker(None).build().unwrap();
+    let (service, handles) = (stack.service(), stack.handles());
+    handles.warm_up.as_ref().unwrap().warm_up().await.unwrap();
+
+    for turn in 0..20 {
+        let failed = Answer::Error { code: -32603 };
+        let answer = if turn % 2 == 0 { failed } else { Answer::Hang };
+        server.script([answer]);
+        let call = ToolCall::new("echo").with_timeout(Duration::from_secs(1));
+        assert!(service.clone().oneshot(call).await.is_err());
+    }
+
+    let other = service.oneshot(ToolCall::new("guarded")).await;
+    assert!(other.is_ok(), "{other:?}");
+    let health = handles.health_gate.as_ref().unwrap();
+    assert!(health.report().ready);
+}
+
+#[tokio::test(start_paused = true)]
 async fn our_own_refusals_are_nothing_to_breaker_and_health() {
     let server = ScriptedServer::new();
     let quota = RateLimitConfig::builder()

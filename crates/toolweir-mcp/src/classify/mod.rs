@@ -51,6 +51,31 @@ impl Classify<ToolResponse, ToolError> for McpClassifier {
     }
 }
 
+/// Reads what a call says of its server's health: whatever a server answers, it is there. A call whose
+/// time was over says nothing, because it may be the tool that is slow; a probe can tell.
+///
+/// A tool that fails is for a circuit breaker, which may have a circuit for each. A health gate that heard
+/// of it would shut out the tools that work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct McpLiveness;
+
+impl Classify<ToolResponse, ToolError> for McpLiveness {
+    fn classify(&self, result: Result<&ToolResponse, &ToolError>) -> Observation {
+        let observation = McpClassifier.classify(result);
+        let outcome = match (observation.outcome, observation.delivery) {
+            (Outcome::Failure, Delivery::Executed) => Outcome::Success,
+            (Outcome::Failure, _) if matches!(result, Err(ToolError::TimedOut { .. })) => {
+                Outcome::Ignored
+            }
+            (outcome, _) => outcome,
+        };
+        Observation {
+            outcome,
+            ..observation
+        }
+    }
+}
+
 /// What became of a call that rmcp answers with an error. A date to come back is read at `now`.
 pub(crate) fn of_service_error(
     server: &Arc<str>,
