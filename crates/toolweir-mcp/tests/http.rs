@@ -64,6 +64,32 @@ async fn a_token_can_be_replaced_in_use() {
 }
 
 #[tokio::test]
+async fn a_failed_handshake_says_why_and_names_no_type_of_rmcp() {
+    let (_server, http) = served();
+    http.require_bearer("right");
+    let wrong = HttpServer::new(http.url()).bearer(BearerToken::new("wrong"));
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/mcp", nobody.local_addr().unwrap());
+    drop(nobody);
+    for (server, expected) in [
+        (wrong, "HTTP 401, it wants a credential"),
+        (
+            HttpServer::new(http.url()),
+            "HTTP 401, it wants a credential",
+        ),
+        (HttpServer::new(url), "Connection refused"),
+    ] {
+        let error = call(&service(server), "echo").await.unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, ToolError::Unavailable { .. }), "{said}");
+        assert!(said.contains(expected), "{said}");
+        for name in ["rmcp::", "Transport [", "HttpClient"] {
+            assert!(!said.contains(name), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_handshake_that_is_throttled_is_tried_again_when_the_server_said() {
     for status in [429, 503] {
         let (_server, http) = served();

@@ -116,13 +116,25 @@ impl fmt::Display for ConnectError {
             (Connecting::Lost, None) => f.write_str(" was lost after it had connected")?,
         }
         if let Some(source) = &self.source {
-            write!(f, ": {}", error_text(source.as_ref()))?;
+            write!(f, ": {}", told(source))?;
         }
         if let Some(words) = &self.last_words {
             write!(f, "; its last words: {}", LastWords(words))?;
         }
         Ok(())
     }
+}
+
+/// What an error says, without the names of rmcp's types. They hide the error's own sources.
+fn told(source: &BoxError) -> String {
+    let Some(ClientInitializeError::TransportError { error, .. }) = source.downcast_ref() else {
+        return error_text(source.as_ref());
+    };
+    #[cfg(feature = "http")]
+    if let Some(told) = crate::http::told(error) {
+        return told;
+    }
+    error_text(error.error.as_ref())
 }
 
 impl Error for ConnectError {

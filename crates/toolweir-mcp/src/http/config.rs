@@ -146,6 +146,11 @@ impl HttpServer {
             let field = "http.max_concurrent_requests";
             return Err(ConfigError::new(field, "0", "at least 1"));
         }
+        if !self.bearer.as_ref().is_none_or(BearerToken::can_be_sent) {
+            // Not shown: it is a secret.
+            let range = "a token of visible characters, without line ends";
+            return Err(ConfigError::new("http.bearer", "one of others", range));
+        }
         let client = match self.client.clone() {
             Some(client) => client,
             None => self.own_client()?,
@@ -249,9 +254,14 @@ impl BearerToken {
         Self(Arc::new(RwLock::new(token.into())))
     }
 
-    /// Replaces it. The next request sends the new one.
+    /// Replaces it. The next request sends the new one. A token that no header can hold, with a line end
+    /// in it for example, fails each call before it is sent.
     pub fn set(&self, token: impl Into<Arc<str>>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = token.into();
+    }
+
+    fn can_be_sent(&self) -> bool {
+        HeaderValue::try_from(self.get()).is_ok()
     }
 
     pub(super) fn get(&self) -> String {
@@ -324,6 +334,11 @@ mod tests {
         assert!(refusal(server().max_concurrent_requests(0)).contains("at least 1"));
         assert!(refusal(server().header("a b", "c")).contains("the name of a header"));
         assert!(refusal(server().header("a", "b\nc")).contains("visible characters"));
+        let said = refusal(server().bearer(BearerToken::new("hunter2\n")));
+        assert!(
+            said.contains("http.bearer") && !said.contains("hunter2"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -9,4 +9,4 @@ mod url;
 pub(crate) use client::HttpClient;
 pub(crate) use config::Endpoint;
 pub use config::{BearerToken, HttpServer};
-pub(crate) use outcome::{is_session_lost, of_handshake, of_service_error, of_transport};
+pub(crate) use outcome::{is_session_lost, of_handshake, of_service_error, of_transport, told};

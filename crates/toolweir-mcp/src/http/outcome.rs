@@ -11,7 +11,7 @@ use rmcp::{
     service::ClientInitializeError,
     transport::{DynamicTransportError, streamable_http_client::StreamableHttpError},
 };
-use toolweir_core::{Delivery, Observation, Outcome};
+use toolweir_core::{Delivery, Observation, Outcome, error_text};
 
 use super::url::fit_to_log;
 use crate::{
@@ -91,6 +91,25 @@ pub(crate) fn of_transport(error: &DynamicTransportError, now: SystemTime) -> Op
             Observation::new(Outcome::Failure, delivery)
         }
     })
+}
+
+/// What a failed request of the handshake says, where rmcp does not say it.
+pub(crate) fn told(error: &DynamicTransportError) -> Option<String> {
+    let error: &HttpError = error.error.downcast_ref()?;
+    let credential = match read(error, SystemTime::UNIX_EPOCH) {
+        Failed::Status(401, _) => {
+            "HTTP 401, it wants a credential: the token is missing, wrong or over"
+        }
+        Failed::Status(403, _) => "HTTP 403, it does not allow this credential to do that",
+        _ => {
+            // Its own sources say why; rmcp's error has none.
+            let StreamableHttpError::Client(error) = error else {
+                return None;
+            };
+            return Some(error_text(error));
+        }
+    };
+    Some(credential.into())
 }
 
 /// Whether the server has answered that it does not know the session.
