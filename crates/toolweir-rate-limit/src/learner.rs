@@ -427,6 +427,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_first_refusal_takes_from_what_was_served() {
+        let mut learner = Learner::new(NonZeroU32::new(16).unwrap_or(FIRST));
+        for _ in 0..8 {
+            learner.served(0, FIRST, 0);
+        }
+        learner.refused(0, SECOND, SECOND);
+        // Of eight in that second.
+        assert_eq!(learner.interval(), FASTEST.div_ceil(8 * 850_000));
+    }
+
     /// A learner with one call a second, and after that eight from one refusal to the next.
     fn known() -> Learner {
         let mut learner = Learner::new(FIRST);
