@@ -1,6 +1,6 @@
 //! The demo's command line. Its defaults make the load bite.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
@@ -34,27 +34,27 @@ pub(crate) struct Arguments {
     pub(crate) days: u16,
 
     /// How many calls a second the service takes.
-    #[arg(long, value_name = "CALLS", default_value_t = 50)]
+    #[arg(long, value_name = "CALLS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) server_rate: u32,
 
     /// How many calls the service takes at once after a pause.
-    #[arg(long, value_name = "CALLS", default_value_t = 50)]
+    #[arg(long, value_name = "CALLS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) server_burst: u32,
 
     /// How many calls a second the layers hold to.
-    #[arg(long, value_name = "CALLS", default_value_t = 45)]
+    #[arg(long, value_name = "CALLS", default_value_t = 45, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: u32,
 
     /// How many calls the layers let through at once after a pause.
-    #[arg(long, value_name = "CALLS", default_value_t = 25)]
+    #[arg(long, value_name = "CALLS", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) burst: u32,
 
     /// How many calls a run has under way at once.
-    #[arg(long, value_name = "CALLS", default_value_t = 4)]
-    pub(crate) in_flight: usize,
+    #[arg(long, value_name = "CALLS", default_value = "4")]
+    pub(crate) in_flight: NonZeroUsize,
 
     /// How long the service's token lives.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "20s")]
+    #[arg(long, value_name = "DURATION", value_parser = longer_than_zero, default_value = "20s")]
     pub(crate) token_life: Duration,
 
     /// How long the service takes to start.
@@ -77,5 +77,38 @@ impl Arguments {
     /// What runs may take to end once no more are started.
     pub(crate) const fn patience(&self) -> Duration {
         Duration::from_secs(if self.unprotected { 5 } else { 30 })
+    }
+}
+
+/// A token without a life would never do, and every run would wait for another one.
+fn longer_than_zero(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than zero, such as 20s".into()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_never_work_is_refused_at_once() {
+        for option in [
+            "--server-rate=0",
+            "--server-burst=0",
+            "--rate=0",
+            "--burst=0",
+            "--in-flight=0",
+            "--token-life=0s",
+            "--days=0",
+        ] {
+            let (name, _) = option.split_once('=').unwrap();
+            let refused = Arguments::try_parse_from(["demo", option]).unwrap_err();
+            assert!(refused.to_string().contains(name), "{refused}");
+        }
+        let defaults = Arguments::try_parse_from(["demo"]).unwrap();
+        assert_eq!(defaults.in_flight.get(), 4);
     }
 }

@@ -184,7 +184,7 @@ fn input(arguments: &Arguments, exports: &[PathBuf], patience: Duration) -> Resu
         })
         .collect::<Result<_>>()?;
     Ok(SyncInput {
-        in_flight: arguments.in_flight,
+        in_flight: arguments.in_flight.get(),
         patience_ms: u64::try_from(patience.as_millis())?,
         preflight: !arguments.unprotected,
         attempts: arguments.unprotected.then_some(UNPROTECTED_ATTEMPTS),
