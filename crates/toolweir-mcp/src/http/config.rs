@@ -106,7 +106,10 @@ impl HttpServer {
         self
     }
 
-    /// How many requests may be on their way at once. By default 256.
+    /// How many requests may be on their way at once, each until its answer begins. By default 256.
+    ///
+    /// A server that answers with an event stream begins at once, and works for the answer after that: of
+    /// its calls any number may be under way.
     ///
     /// More than that wait in the transport, where nobody sees them: their wait counts as the server's
     /// slowness. Keep this above what the layers let through (rmcp's own default is 16), and limit
