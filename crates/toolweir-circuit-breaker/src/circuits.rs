@@ -7,13 +7,14 @@ use std::{
 
 use tokio::time::Instant;
 use toolweir_core::{
-    Facts, LeaseOwner,
+    Facts, LeaseOwner, Ticket,
     keys::{Chosen, KeyFigures, Keyed, MayLeave},
 };
 
 use crate::{
     CircuitBreakerConfig, CircuitBreakerState,
-    shared::Shared,
+    refusal::Refusal,
+    shared::{Dispatch, Shared},
     sync::{Mutex, MutexGuard},
 };
 
@@ -46,8 +47,17 @@ impl Circuits {
     /// The circuit for a call with `key`. A hold on the server's own is a hold on all.
     fn of_call(&self, key: Option<&str>, now: Instant) -> Arc<Shared> {
         match key {
-            Some(key) if !self.server.is_held() => self.of_key(key, now),
+            Some(key) if !self.server.is_held_at(|| now) => self.of_key(key, now),
             _ => self.server.clone(),
+        }
+    }
+
+    /// The circuit for a call whose own is `circuit`.
+    pub(crate) fn of_call_to<'a>(&'a self, circuit: &'a Arc<Shared>) -> &'a Arc<Shared> {
+        if self.server.is_held_at(Instant::now) {
+            &self.server
+        } else {
+            circuit
         }
     }
 
@@ -91,8 +101,10 @@ impl MayLeave for Shared {
 /// Which circuit a service's calls belong to.
 #[derive(Debug, Clone)]
 pub(crate) enum Choice {
-    /// Always this one.
-    One(Arc<Shared>),
+    /// The server's own.
+    Server(Arc<Shared>),
+    /// This key's.
+    Key(Arc<Shared>, Arc<Circuits>),
     /// That of the request's key.
     ByKey(Arc<Circuits>),
 }
@@ -106,7 +118,8 @@ impl Choice {
         now: &mut Option<Instant>,
     ) -> Chosen<'_, Shared> {
         match self {
-            Self::One(circuit) => Chosen::Own(circuit),
+            Self::Server(circuit) => Chosen::Own(circuit),
+            Self::Key(circuit, circuits) => Chosen::Own(circuits.of_call_to(circuit)),
             Self::ByKey(circuits) => {
                 // Foreign code, so before any lock.
                 let key = facts.key(request);
@@ -116,10 +129,43 @@ impl Choice {
         }
     }
 
+    /// Whether a call that `circuit` has admitted surely still belongs to it. A hold on the server's
+    /// own that has begun or ended since moves calls between that and the keys'.
+    pub(crate) fn keeps(&self, circuit: &Arc<Shared>) -> bool {
+        match self {
+            Self::Server(_) => true,
+            Self::Key(_, circuits) | Self::ByKey(circuits) => {
+                let is_held = circuits.server().is_held_at(Instant::now);
+                is_held == Arc::ptr_eq(circuit, circuits.server())
+            }
+        }
+    }
+
+    /// Dispatches a call that one circuit has admitted, and that may belong to another by now. That
+    /// one admits it anew.
+    #[inline(never)]
+    pub(crate) fn dispatch_anew<F: Facts<Req>, Req>(
+        &self,
+        (circuit, ticket): (Arc<Shared>, Ticket),
+        facts: &F,
+        request: &Req,
+    ) -> (Arc<Shared>, Result<Dispatch, Refusal>) {
+        let mut now = None;
+        let own = self.circuit(facts, request, &mut now).into_shared();
+        let ticket = if Arc::ptr_eq(&own, &circuit) {
+            Some(ticket)
+        } else {
+            circuit.give_back(ticket);
+            None
+        };
+        let dispatched = own.dispatch(ticket, now);
+        (own, dispatched)
+    }
+
     /// Who takes the leases of these circuits.
     pub(crate) fn taker(&self) -> &dyn LeaseOwner {
         match self {
-            Self::One(circuit) => &**circuit,
+            Self::Server(circuit) | Self::Key(circuit, _) => &**circuit,
             Self::ByKey(circuits) => &**circuits.server(),
         }
     }

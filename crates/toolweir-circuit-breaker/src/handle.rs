@@ -18,7 +18,8 @@ pub struct CircuitBreakerHandle {
 }
 
 impl CircuitBreakerHandle {
-    /// The state, all of one moment.
+    /// The state of this circuit, all of one moment. A hold on the server's own circuit does not show
+    /// in that of a key: ask [`is_open`](Self::is_open) whether a call would be refused.
     #[must_use]
     pub fn state(&self) -> CircuitBreakerState {
         self.circuit.state()
@@ -30,19 +31,19 @@ impl CircuitBreakerHandle {
     /// with the next call: who asks before a call must make that call.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.circuit.refusal().is_some()
+        self.asked().refusal().is_some()
     }
 
     /// Why a call made now would be refused.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
-        self.circuit.refusal().map(|refusal| refusal.reason)
+        self.asked().refusal().map(|refusal| refusal.reason)
     }
 
     /// How long until a call may pass. `None` where one may pass now, or where nobody knows.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.circuit
+        self.asked()
             .refusal()
             .and_then(|refusal| refusal.retry_after)
     }
@@ -84,6 +85,11 @@ impl CircuitBreakerHandle {
     #[must_use]
     pub fn overflow(&self) -> Option<Self> {
         Some(self.of(self.circuits.overflow()?))
+    }
+
+    /// The circuit that a call made now would belong to.
+    fn asked(&self) -> &Shared {
+        self.circuits.of_call_to(&self.circuit)
     }
 
     fn of(&self, circuit: Arc<Shared>) -> Self {
@@ -138,7 +144,7 @@ impl CircuitBreakerHandle {
 
 impl ReportState for CircuitBreakerHandle {
     fn report(&self) -> StateReport {
-        self.circuit.report(self.name.as_ref())
+        self.asked().report(self.name.as_ref())
     }
 }
 
@@ -151,7 +157,7 @@ pub struct CircuitBreakerState {
     pub state: Circuit,
     /// How long it has been so.
     pub since_ms: u64,
-    /// Whether a call made now would be refused.
+    /// Whether this circuit would refuse a call made now.
     pub is_open: bool,
     /// Why the circuit is not closed: what opened it, with the text of the last error where that is
     /// known, or what the operator said.

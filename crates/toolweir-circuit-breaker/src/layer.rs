@@ -34,7 +34,7 @@ impl CircuitBreakerLayer {
     pub fn new(config: CircuitBreakerConfig) -> Self {
         let circuits = Arc::new(Circuits::new(config));
         Self {
-            choice: Choice::One(circuits.server().clone()),
+            choice: Choice::Server(circuits.server().clone()),
             circuits,
             name: None,
             classify: ErrIsFailure,
@@ -87,7 +87,8 @@ impl<C, F> CircuitBreakerLayer<C, F> {
     }
 
     /// The layer for the calls of one key, whatever their requests say. Its circuit is the one that
-    /// [`by_key`](Self::by_key) finds for that key. No call looks anything up.
+    /// [`by_key`](Self::by_key) finds for that key, and the server's own while that is held. No call
+    /// looks anything up.
     ///
     /// The key keeps its circuit as long as this layer, or anything made of it, is there.
     #[must_use]
@@ -98,7 +99,7 @@ impl<C, F> CircuitBreakerLayer<C, F> {
     {
         let circuit = self.circuits.of_key(&key.into(), Instant::now());
         Self {
-            choice: Choice::One(circuit),
+            choice: Choice::Key(circuit, self.circuits.clone()),
             ..self.clone()
         }
     }
@@ -136,7 +137,7 @@ impl<C, F> CircuitBreakerLayer<C, F> {
     #[must_use]
     pub fn handle(&self) -> CircuitBreakerHandle {
         let circuit = match &self.choice {
-            Choice::One(circuit) => circuit,
+            Choice::Server(circuit) | Choice::Key(circuit, _) => circuit,
             Choice::ByKey(circuits) => circuits.server(),
         };
         CircuitBreakerHandle {

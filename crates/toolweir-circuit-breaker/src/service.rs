@@ -139,10 +139,11 @@ where
         let lease = req.take_lease(self.choice.taker());
         let (circuit, dispatched) = match lease.and_then(redeem) {
             // The circuit that admitted the call: no key is looked up a second time.
-            Some((circuit, ticket)) => {
+            Some((circuit, ticket)) if self.choice.keeps(&circuit) => {
                 let dispatched = circuit.dispatch(Some(ticket), None);
                 (circuit, dispatched)
             }
+            Some(admitted) => self.choice.dispatch_anew(admitted, &self.facts, &req),
             None => {
                 let mut now = None;
                 let circuit = self.choice.circuit(&self.facts, &req, &mut now);

@@ -76,6 +76,10 @@ struct Front {
     config: Arc<CircuitBreakerConfig>,
 }
 
+/// The ticket of a call under way, and when it was dispatched, where anybody asks how long calls
+/// take.
+pub(crate) type Dispatch = (Ticket, Option<Instant>);
+
 pub(crate) struct Shared {
     front: Apart<Front>,
     machine: Apart<Mutex<Machine>>,
@@ -136,7 +140,7 @@ impl Shared {
         &self,
         ticket: Option<Ticket>,
         now: Option<Instant>,
-    ) -> Result<(Ticket, Option<Instant>), Refusal> {
+    ) -> Result<Dispatch, Refusal> {
         // Closed, it would admit anew whatever it admitted before.
         if let Some(ticket) = closed_ticket(self.word()) {
             return Ok((ticket, self.dispatch_time(now)));
@@ -166,7 +170,7 @@ impl Shared {
         result
     }
 
-    pub(crate) fn dispatch_unadmitted(&self, now: Option<Instant>) -> (Ticket, Option<Instant>) {
+    pub(crate) fn dispatch_unadmitted(&self, now: Option<Instant>) -> Dispatch {
         if let Some(ticket) = closed_ticket(self.word()) {
             return (ticket, self.dispatch_time(now));
         }
@@ -260,8 +264,16 @@ impl Shared {
         closed_ticket(self.word()).is_some()
     }
 
-    pub(crate) fn is_held(&self) -> bool {
-        self.word() & word::HELD != 0
+    /// Whether an operator holds the circuit. The clock is read only where one did.
+    #[inline]
+    pub(crate) fn is_held_at(&self, clock: impl FnOnce() -> Instant) -> bool {
+        self.word() & word::HELD != 0 && {
+            let now = clock();
+            self.step(|machine| {
+                machine.advance(now);
+                machine.is_held()
+            })
+        }
     }
 
     /// Whether a call would pass, and no operator has a hand in it.

@@ -238,6 +238,108 @@ async fn a_hold_on_the_server_is_a_hold_on_all_keys() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hold_on_the_server_is_a_hold_on_a_layer_for_a_key() {
+    let layer = layer(config());
+    let search = layer.for_key("search");
+    layer.handle().hold_open("migration", Some(secs(60)));
+    for made in [call(&search, "", true), call_halves(&search, "", true)] {
+        let rejection = made.unwrap_err();
+        assert_eq!(rejection.reason(), Reason::HeldOpen);
+        assert_eq!(rejection.detail(), Some("migration"));
+        assert_eq!(rejection.retry_after(), Some(secs(60)));
+    }
+    layer.handle().release();
+    break_tool(&layer, "search");
+    assert!(call(&search, "", true).is_err());
+    layer.handle().hold_closed("urgent", None);
+    call(&search, "", true).unwrap();
+    call_halves(&search, "", true).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_handle_of_a_key_tells_of_a_hold_on_the_server() {
+    let layer = layer(config());
+    let search = layer.handle().for_key("search");
+    layer.handle().hold_open("migration", Some(secs(60)));
+    assert!(search.is_open());
+    assert_eq!(search.reason(), Some(Reason::HeldOpen));
+    assert_eq!(search.retry_after(), Some(secs(60)));
+    let report = search.report();
+    let rejection = call(&layer, "search", true).unwrap_err();
+    assert_eq!(report.reason, Some(rejection.to_string()));
+    // The state is that of the key's own circuit.
+    assert_eq!(search.state().state, Circuit::Closed);
+
+    advance(secs(60)).await;
+    assert!(!search.is_open());
+    break_tool(&layer, "search");
+    assert!(search.is_open());
+    layer.handle().hold_closed("urgent", None);
+    assert!(!search.is_open());
+    assert!(search.report().ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_call_after_a_hold_on_the_server_belongs_to_its_key_again() {
+    let layer = layer(config());
+    let search = layer.for_key("search");
+    break_tool(&layer, "search");
+    layer.handle().hold_closed("urgent", Some(secs(10)));
+    advance(secs(10)).await;
+    for made in [
+        call(&layer, "search", true),
+        call_halves(&layer, "search", true),
+        call(&search, "", true),
+    ] {
+        assert_eq!(made.unwrap_err().key(), Some("search"));
+    }
+}
+
+/// Makes a call that waits in a queue after its admission.
+fn admit(layer: &Keyed, tool: &str) -> Named {
+    let queue = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let waiting = queue.clone();
+    let outer = service_fn(move |call: Named| {
+        *waiting.lock().unwrap() = Some(call);
+        std::future::ready(Ok::<_, BoxError>(()))
+    });
+    poll(layer.admission().layer(outer).call(named(tool, true))).unwrap();
+    queue.lock().unwrap().take().unwrap()
+}
+
+fn dispatch(layer: &Keyed, queued: Named) -> Result<(), Rejection> {
+    let server = service_fn(|call: Named| std::future::ready(answer(&call)));
+    refusal(poll(layer.observation().layer(server).call(queued)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_on_the_server_meets_calls_that_wait() {
+    let layer = layer(config());
+    break_tool(&layer, "search");
+    advance(OPEN).await;
+    let queued = admit(&layer, "search");
+    layer.handle().hold_open("migration", None);
+    let rejection = dispatch(&layer, queued).unwrap_err();
+    assert_eq!(rejection.reason(), Reason::HeldOpen);
+    // Its probe slot is free again.
+    let search = layer.handle().for_key("search");
+    assert_eq!(search.state().probes.out, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_let_in_by_a_hold_on_the_server_is_its_keys_once_that_is_over() {
+    let layer = layer(config());
+    break_tool(&layer, "search");
+    layer.handle().hold_closed("urgent", Some(secs(10)));
+    let (held, keyless) = (admit(&layer, "search"), admit(&layer, ""));
+    advance(secs(10)).await;
+    let rejection = dispatch(&layer, held).unwrap_err();
+    assert_eq!(rejection.key(), Some("search"));
+    dispatch(&layer, keyless).unwrap();
+    assert_eq!(layer.handle().state().window.calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_is_held_before_its_first_call_and_stays() {
     let layer = layer(config().max_keys(3));
     layer
@@ -375,18 +477,10 @@ async fn a_call_that_waits_keeps_the_circuit_that_admitted_it() {
     let layer = layer(config().max_keys(1).key_idle(secs(60)));
     break_tool(&layer, "search");
     advance(OPEN).await;
-    let queue = std::sync::Arc::new(std::sync::Mutex::new(None));
-    let waiting = queue.clone();
-    let outer = service_fn(move |call: Named| {
-        *waiting.lock().unwrap() = Some(call);
-        std::future::ready(Ok::<_, BoxError>(()))
-    });
-    poll(layer.admission().layer(outer).call(named("search", true))).unwrap();
+    let queued = admit(&layer, "search");
     advance(secs(29)).await;
     call(&layer, "play", true).unwrap();
-    let request = queue.lock().unwrap().take().unwrap();
-    let server = service_fn(|call: Named| std::future::ready(answer(&call)));
-    poll(layer.observation().layer(server).call(request)).unwrap();
+    dispatch(&layer, queued).unwrap();
     let search = layer.handle().for_key("search").state();
     assert_eq!(
         (search.state, search.probes.successes),
