@@ -6,8 +6,8 @@ use std::{collections::HashSet, panic::AssertUnwindSafe, time::Duration};
 
 use tokio::time::{advance, timeout};
 use toolweir_circuit_breaker::{
-    Cause, Circuit, CircuitBreakerConfig, CircuitBreakerConfigBuilder, CircuitBreakerLayer,
-    OnThrottled,
+    Cause, Circuit, CircuitBreakerConfig, CircuitBreakerConfigBuilder, CircuitBreakerHandle,
+    CircuitBreakerLayer, OnThrottled,
 };
 use toolweir_core::{BoxError, Reason, ReportState};
 use tower::{Layer, Service, service_fn};
@@ -1162,6 +1162,30 @@ mod events {
         rig.handle.hold_open("database migration", None);
         let seen = timeout(secs(1), listener).await.unwrap().unwrap();
         assert_eq!(seen, (Circuit::HeldOpen, Circuit::HeldOpen));
+    }
+
+    /// Uses the breaker in the very moment in which it is woken.
+    struct Asks(CircuitBreakerHandle, std::sync::Mutex<Vec<Circuit>>);
+
+    impl std::task::Wake for Asks {
+        fn wake(self: std::sync::Arc<Self>) {
+            let state = self.0.state().state;
+            self.1.lock().unwrap().push(state);
+        }
+    }
+
+    /// Were a lock of the breaker's held, this would never end.
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_is_woken_without_a_lock() {
+        let rig = rig(config());
+        let mut transitions = rig.handle.subscribe();
+        let asks = std::sync::Arc::new(Asks(rig.handle.clone(), std::sync::Mutex::default()));
+        let waker = std::task::Waker::from(asks.clone());
+        let mut next = std::pin::pin!(transitions.next());
+        let mut cx = std::task::Context::from_waker(&waker);
+        assert!(next.as_mut().poll(&mut cx).is_pending());
+        rig.handle.hold_open("database migration", None);
+        assert_eq!(*asks.1.lock().unwrap(), [Circuit::HeldOpen]);
     }
 
     #[tokio::test(start_paused = true)]
