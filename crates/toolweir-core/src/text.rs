@@ -101,10 +101,15 @@ fn is_visible(character: char) -> bool {
         && !matches!(
             character,
             '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
                 | '\u{200b}'..='\u{200f}'
                 | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}'
                 | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                // Tags and further variation selectors: whole texts can be hidden in them.
+                | '\u{e0000}'..='\u{e0fff}'
         )
 }
 
@@ -152,6 +157,21 @@ mod tests {
     fn what_is_invisible_is_escaped() {
         let error = BoxError::from("a\u{1b}[31mb\u{202e}c\n");
         assert_eq!(error_text(&*error), r"a\u{1b}[31mb\u{202e}c\n");
+    }
+
+    #[test]
+    fn no_text_is_smuggled_in_characters_that_nobody_sees() {
+        for (hidden, escaped) in [
+            ('\u{61c}', r"\u{61c}"),
+            ('\u{180e}', r"\u{180e}"),
+            ('\u{fff9}', r"\u{fff9}"),
+            // A tag that stands for "A", and a variation selector that can stand for any byte.
+            ('\u{e0041}', r"\u{e0041}"),
+            ('\u{e0100}', r"\u{e0100}"),
+        ] {
+            assert_eq!(shown(&hidden), escaped);
+        }
+        assert_eq!(shown("naïve – 日本 ❤️"), "naïve – 日本 ❤️");
     }
 
     #[test]
