@@ -54,9 +54,9 @@ impl<T: MayLeave> Table<T> {
 
     /// The entry of `key`, used now. One that was idle for too long is not there any more.
     pub(super) fn get(&mut self, key: &str, now: Instant) -> Option<&T> {
-        let mut at = *self.places.get(key)?;
-        if self.oldest != Some(at) && self.sweep(now) {
-            at = *self.places.get(key)?;
+        let at = *self.places.get(key)?;
+        if self.oldest != Some(at) {
+            self.sweep(now);
         }
         if self.is_idle(at, now) && self.leaves(at, now) {
             return None;
@@ -121,11 +121,10 @@ impl<T: MayLeave> Table<T> {
         self.entries.iter().flatten().map(|entry| &entry.value)
     }
 
-    /// Looks whether the oldest entry is idle and leaves.
-    fn sweep(&mut self, now: Instant) -> bool {
-        match self.oldest {
-            Some(at) if self.is_idle(at, now) => self.leaves(at, now),
-            _ => false,
+    /// Lets the oldest entry leave if it is idle and may.
+    fn sweep(&mut self, now: Instant) {
+        if let Some(at) = self.oldest.filter(|at| self.is_idle(*at, now)) {
+            self.leaves(at, now);
         }
     }
 
