@@ -2,7 +2,14 @@
 
 mod table;
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -26,7 +33,12 @@ pub trait MayLeave {
 /// Others get a state from the table alone, which is theirs who ask.
 impl<S: MayLeave> MayLeave for Arc<S> {
     fn may_leave(&self, is_idle: bool, now: Instant) -> bool {
-        Self::strong_count(self) == 1 && (**self).may_leave(is_idle, now)
+        if Self::strong_count(self) > 1 {
+            return false;
+        }
+        // The count alone does not show what the last other owner did before it let go.
+        fence(Ordering::Acquire);
+        (**self).may_leave(is_idle, now)
     }
 }
 
