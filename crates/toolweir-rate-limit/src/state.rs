@@ -227,7 +227,7 @@ impl Limiter {
         };
         let limit = waiter.limit;
         if slot > limit.until && slot > now {
-            *waker = self.put_out(place).and_then(|waiter| waiter.waker);
+            *waker = self.leave(place);
             // Once it has left the queue, it would be a new call that comes after all others.
             return Turn::Refused(self.refuse_again(ask, now));
         }
@@ -597,7 +597,8 @@ impl Limiter {
         }
     }
 
-    /// Puts out calls that are left without a chance, so that they can be refused at once.
+    /// Puts out calls that are left without a chance, so that they can be refused at once. Those
+    /// behind them move up.
     fn evict_hopeless(&mut self, now: Nano) {
         let mut ahead = 0;
         let mut hopeless = Vec::new();
@@ -610,9 +611,12 @@ impl Limiter {
                 hopeless.push(*place);
             }
         }
-        for place in hopeless {
-            let waker = self.put_out(place).and_then(|waiter| waiter.waker);
+        for place in &hopeless {
+            let waker = self.put_out(*place).and_then(|waiter| waiter.waker);
             self.to_wake.extend(waker);
+        }
+        if let Some(first) = hopeless.first() {
+            self.wake_from(*first);
         }
     }
 }

@@ -509,6 +509,33 @@ mod waiting {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_refused_in_the_queue_wakes_those_behind() {
+        let mut rig = Rig::new(config(1).max_wait(SECOND).build().unwrap());
+        rig.answered(Answer::Done);
+        let mut first = rig.pending(1);
+        let mut short = rig.call(2, 1, Some(Instant::now() + 250 * MILLI));
+        assert_eq!(short.poll(), Progress::Pending);
+        let mut last = rig.pending(3);
+        rig.server.close();
+        advance(INTERVAL).await;
+        assert_eq!(first.poll(), Progress::Pending);
+        advance(INTERVAL - MILLI).await;
+        assert_eq!(last.poll(), Progress::Pending);
+        let wakes = last.wakes();
+        // The first is not ready, and the second cannot have a cell after it by 250 milliseconds.
+        advance(MILLI).await;
+        assert_eq!(short.poll().refusal(), spent(2 * INTERVAL));
+        assert_eq!(last.wakes(), wakes + 1);
+        assert_eq!(last.poll(), Progress::Pending);
+        rig.server.open();
+        assert_eq!(first.poll(), Progress::Pending);
+        advance(INTERVAL).await;
+        assert_eq!(last.wakes(), wakes + 2);
+        assert_eq!(last.poll(), Progress::Pending);
+        assert_eq!(rig.server.calls(), [1, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_readiness_error_comes_out_and_has_cost_nothing() {
         let layer = RateLimitLayer::new(config(1).build().unwrap());
         let (mock, mut server) = tower_test::mock::pair::<(), ()>();
@@ -707,6 +734,23 @@ mod pauses {
         advance(INTERVAL).await;
         assert_eq!(waiting.poll(), Progress::Pending);
         assert_eq!(rig.server.calls(), [1]);
+    }
+
+    /// Who is left of a queue may have a sooner turn than before the pause, if others have to go.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_moves_up_in_a_pause_is_woken() {
+        let mut rig = rig(1);
+        rig.answered(Answer::Done);
+        let mut short = rig.call(1, 1, Some(Instant::now() + INTERVAL));
+        assert_eq!(short.poll(), Progress::Pending);
+        let mut long = rig.pending(2);
+        rig.handle.pause(150 * MILLI);
+        assert_eq!((short.wakes(), long.wakes()), (1, 1));
+        assert_eq!(long.poll(), Progress::Pending);
+        advance(150 * MILLI).await;
+        assert_eq!(long.wakes(), 2);
+        assert_eq!(long.poll(), Progress::Pending);
+        assert_eq!(rig.server.calls(), [2]);
     }
 
     #[tokio::test(start_paused = true)]
