@@ -209,22 +209,28 @@ impl Scope {
     /// Changes the pace. If it is slower, slots move away in proportion; if it is faster they come
     /// nearer only where it is `learned`, because those who were told theirs will not come sooner.
     /// Slots that are firm stay.
-    pub(crate) fn set_pace(&mut self, pace: Pace, paused: Option<Nano>, now: Nano) {
+    ///
+    /// With a pause come its end, which stays, and what the bucket would be without it. What that is
+    /// at the new pace comes out.
+    pub(crate) fn set_pace(&mut self, pace: Pace, paused: Option<(Nano, Mark)>, now: Nano) -> Mark {
         let before = self.bucket.interval();
+        if let Some((_, unpaused)) = paused {
+            self.bucket.set(unpaused);
+        }
         self.bucket.set_interval(pace.interval, now);
-        if let Some(end) = paused {
-            // It ends when it did before.
-            self.bucket.set(Mark(0));
+        let unpaused = self.bucket.mark();
+        if let Some((end, _)) = paused {
             self.bucket.drain_until(end);
         }
         if self.spacing.is_none() {
             let after = pace.spacing.unwrap_or(self.bucket.interval());
             if after > before || pace.is_learned {
-                self.scale(after, before, paused.unwrap_or(now));
+                self.scale(after, before, paused.map_or(now, |(end, _)| end));
             }
             self.settle(self.queued);
         }
         self.spacing = pace.spacing;
+        unpaused
     }
 
     fn scale(&mut self, to: u64, from: u64, since: Nano) {
@@ -421,7 +427,7 @@ mod tests {
         assert_eq!(slots(&scope), [10, 20, 30]);
         scope.pause(50);
         assert_eq!(slots(&scope), [50, 60, 70]);
-        scope.set_pace(pace(20, 30), Some(50), 0);
+        scope.set_pace(pace(20, 30), Some((50, Mark(0))), 0);
         assert_eq!(slots(&scope), [50, 80, 110]);
         scope.pause(200);
         scope.resume(before, 0);

@@ -845,6 +845,43 @@ mod reading {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn another_quota_in_a_pause_gives_no_cell_that_was_spent_before() {
+        let hour = 3600 * SECOND;
+        for is_resumed in [false, true] {
+            let config = RateLimitConfig::builder().quota(1, hour).burst(1);
+            let mut rig = Rig::new(config.build().unwrap());
+            rig.answered(Answer::Done);
+            rig.handle.pause(2 * SECOND);
+            rig.handle.set_quota(2, hour).unwrap();
+            advance(SECOND).await;
+            rig.handle.set_quota(4, hour).unwrap();
+            if is_resumed {
+                rig.handle.resume();
+            } else {
+                assert_eq!(rig.handle.paused_for(), Some(SECOND));
+                advance(SECOND).await;
+            }
+            let at = if is_resumed { SECOND } else { 2 * SECOND };
+            // Half of the hour was left, and a second later half of the rest.
+            let spent_until = (hour / 2 - SECOND) / 2 + SECOND;
+            assert_eq!(rig.refused(), spent(spent_until - at));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_quota_in_a_pause_changes_neither_its_end_nor_its_drain() {
+        for (calls, interval) in [(5, 200 * MILLI), (20, 50 * MILLI)] {
+            let mut rig = impatient(3);
+            rig.handle.pause(SECOND);
+            rig.handle.set_quota(calls, SECOND).unwrap();
+            assert_eq!(rig.refused(), Some((Reason::Paused, Some(SECOND))));
+            advance(SECOND).await;
+            assert_eq!(rig.refused(), None);
+            assert_eq!(rig.refused(), spent(interval));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_report_takes_nothing_and_is_not_ready_where_a_call_would_be_refused() {
         let mut rig = rig(1);
         for _ in 0..100 {

@@ -79,6 +79,8 @@ enum Step {
     PassToSlot,
     Pause(i128),
     Resume,
+    /// So many calls in so much time.
+    Quota(u32, i128),
     /// Whether the server becomes ready any more.
     Close(bool),
 }
@@ -111,6 +113,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::PassToSlot),
         1 => (0..400 * MILLI).prop_map(Step::Pause),
         1 => Just(Step::Resume),
+        1 => (1_u32..30, 1..2_000 * MILLI).prop_map(|(calls, per)| Step::Quota(calls, per)),
         1 => any::<bool>().prop_map(Step::Close),
     ]
 }
@@ -165,6 +168,8 @@ struct Model {
     passed: Vec<(i128, i128)>,
     /// Which of them were not made after all.
     not_made: Vec<usize>,
+    /// How many had passed when the quota was first changed.
+    passed_before: Option<usize>,
     refunded: i128,
     drains: u32,
     waited: u64,
@@ -185,6 +190,7 @@ impl Model {
             at_server: Vec::new(),
             passed: Vec::new(),
             not_made: Vec::new(),
+            passed_before: None,
             refunded: 0,
             drains: 0,
             waited: 0,
@@ -378,6 +384,10 @@ impl Model {
         self.pause = Some((end, reason));
         self.drains += 1;
         self.pass_time(0);
+        self.put_out_hopeless();
+    }
+
+    fn put_out_hopeless(&mut self) {
         let mut ahead = 0;
         for at in 0..self.entries.len() {
             let entry = self.entries[at];
@@ -399,10 +409,25 @@ impl Model {
             self.drain();
         }
     }
+
+    /// The cells that there are stay, and so does a pause.
+    fn quota(&mut self, calls: u32, per: i128) {
+        self.fill(self.now);
+        let before = self.numbers.interval();
+        (self.numbers.calls, self.numbers.per) = (calls, per);
+        let (burst, interval) = (i128::from(self.numbers.burst), self.numbers.interval());
+        let missing = (burst * before - self.level) * interval / before;
+        self.level = burst * interval - missing;
+        self.drains += 1;
+        self.passed_before.get_or_insert(self.passed.len());
+        self.put_out_hopeless();
+    }
 }
 
 /// A rig and its model, side by side.
 struct Pair {
+    /// Those that it began with.
+    first: Numbers,
     rig: Rig,
     model: Model,
     /// As the model's entries, with the wakes that each had at its last poll.
@@ -413,6 +438,7 @@ struct Pair {
 impl Pair {
     fn new(numbers: Numbers) -> Self {
         Self {
+            first: numbers,
             rig: Rig::new(numbers.config()),
             model: Model::new(numbers),
             calls: Vec::new(),
@@ -451,6 +477,10 @@ impl Pair {
             Step::Resume => {
                 self.rig.handle.resume();
                 self.model.resume();
+            }
+            Step::Quota(calls, per) => {
+                self.rig.handle.set_quota(calls, duration(per)).unwrap();
+                self.model.quota(calls, per);
             }
             Step::Close(closed) => {
                 self.model.closed = closed;
@@ -546,10 +576,11 @@ impl Pair {
         }
     }
 
-    /// Calls that were not made after all took nothing.
+    /// Calls that were not made after all took nothing. Until the quota is changed, that is.
     fn check_windows(&self) {
-        let (numbers, not_made) = (&self.model.numbers, &self.model.not_made);
-        let passed = self.model.passed.iter().enumerate();
+        let (numbers, not_made) = (&self.first, &self.model.not_made);
+        let until = self.model.passed_before.unwrap_or(usize::MAX);
+        let passed = self.model.passed.iter().enumerate().take(until);
         let made = passed.filter(|(at, _)| !not_made.contains(at));
         let made: Vec<(i128, i128)> = made.map(|(_, passed)| *passed).collect();
         assert_within_quota(&made, numbers.burst, numbers.interval());
