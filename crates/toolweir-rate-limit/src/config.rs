@@ -224,8 +224,8 @@ impl RateLimitConfigBuilder {
     /// How many keys have limiters of their own: 1 to 1,000,000, by default 1,000.
     ///
     /// A further key takes the place of the one that was not used for longest, if that may leave: no
-    /// call of it is under way, waits or has a booking, and it has all its burst. Else it shares one
-    /// limiter with others that came too late.
+    /// call of it is under way, waits or has a booking, it has all its burst, and its quota was not
+    /// changed. Else it shares one limiter with others that came too late.
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
@@ -233,7 +233,8 @@ impl RateLimitConfigBuilder {
 
     /// How long a key's limiter is kept without a call: more than zero, by default 10 minutes.
     ///
-    /// One that is paused or has not all its burst by then, or that somebody has a handle of, stays.
+    /// One that is paused, has not all its burst by then or has another quota, or that somebody has a
+    /// handle of, stays.
     pub const fn key_idle(mut self, duration: Duration) -> Self {
         self.key_idle = duration;
         self

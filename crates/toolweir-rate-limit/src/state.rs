@@ -31,6 +31,8 @@ const FARTHEST: Nano = 316_224_000_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Limiter {
     pub(crate) config: RateLimitConfig,
+    /// That which it was made with.
+    first_pace: Pace,
     start: Instant,
     scope: Scope,
     bookings: Bookings,
@@ -130,6 +132,7 @@ impl Limiter {
         Self {
             scope: Scope::new(config.interval(), config.burst),
             bookings: Bookings::new(config.max_bookings, config.booking_grace),
+            first_pace: config.pace,
             config,
             start,
             learner,
@@ -396,14 +399,15 @@ impl Limiter {
         Duration::from_nanos(self.scope.bucket().interval())
     }
 
-    /// Whether it is what it was when it was made, as far as the quota goes: nobody waits, has a
-    /// booking or lacks a cell.
+    /// Whether it is what it was when it was made, as far as the quota goes: that is the same, and
+    /// nobody waits, has a booking or lacks a cell.
     pub(crate) fn is_at_rest(&mut self, now: Instant) -> bool {
         let at = self.nano(now);
         self.tick(at);
         let has_claims = self.scope.is_claimed() || !self.waiters.is_empty();
         // A pause has drained the bucket.
-        !has_claims && self.available(now) == self.config.burst.get()
+        let is_full = self.available(now) == self.config.burst.get();
+        !has_claims && is_full && self.config.pace == self.first_pace
     }
 
     /// Whether its pace is learned.

@@ -357,6 +357,22 @@ mod leaving {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_quota_that_was_changed_is_not_forgotten() {
+        let layer = layer(config(2).max_keys(1));
+        layer.handle().for_key("anna").set_quota(1, SECOND).unwrap();
+        advance(2 * IDLE).await;
+        call(&layer, "berta").unwrap();
+        assert_eq!(layer.handle().keys().evicted, 0);
+        let anna = layer.handle().for_key("anna");
+        assert_eq!(anna.state().calls, Some(1));
+        // It is what one made anew would be again.
+        anna.set_quota(10, SECOND).unwrap();
+        drop(anna);
+        call(&layer, "clara").unwrap();
+        assert_eq!(layer.handle().keys().evicted, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_key_with_a_booking_keeps_it() {
         let layer = layer(config(1).max_keys(1));
         call(&layer, "anna").unwrap();
