@@ -21,6 +21,8 @@ use governor::{
     state::{NotKeyed, StateStore},
 };
 
+use crate::refunds::{Refunds, Stamp};
+
 /// Nanoseconds since the limiter was made.
 pub(crate) type Nano = u64;
 
@@ -68,8 +70,7 @@ pub(crate) struct Bucket {
     burst: NonZeroU32,
     /// Nanoseconds in which one cell comes back.
     interval: u64,
-    /// How much has been given back of what calls had taken, in nanoseconds.
-    refunded: u64,
+    refunds: Refunds,
     /// How many times it was drained, or its pace was changed.
     drains: u32,
 }
@@ -80,8 +81,7 @@ pub(crate) struct Receipt {
     cost: NonZeroU32,
     /// How many times the bucket was drained by then.
     drains: u32,
-    /// When the last of its cells comes back, and what had been refunded by then added to that.
-    back_at: Nano,
+    stamp: Stamp,
 }
 
 impl Receipt {
@@ -105,7 +105,7 @@ impl Bucket {
             ledger,
             burst,
             interval: Nanos::from(interval).into(),
-            refunded: 0,
+            refunds: Refunds::default(),
             drains: 0,
         }
     }
@@ -129,26 +129,33 @@ impl Bucket {
         Receipt {
             cost,
             drains: self.drains,
-            back_at: self.full_at().saturating_add(self.refunded),
+            stamp: self.refunds.stamp(self.full_at()),
         }
     }
 
     /// Gives back cells that were taken for nothing, but for what time has brought back meanwhile.
     /// Whether that is anything.
     ///
-    /// Since the call took them, the bucket was never fuller than it would be at `back_at`, if it were
-    /// not for other refunds. So without the call it would now be fuller by at least as much as is
-    /// still to come back until then.
+    /// The last of its cells comes back at the time by which the bucket was to be full when it had
+    /// taken them. Whatever those got back who took theirs later, they had put that time off by as
+    /// much. What those got back who took theirs earlier makes it sooner. Until then the bucket was
+    /// never full, so without the call it would now be fuller by at least as much as is still to come.
     pub(crate) fn refund(&mut self, receipt: Receipt, now: Nano) -> bool {
         if receipt.drains != self.drains {
             return false;
         }
-        let back_at = receipt.back_at.saturating_sub(self.refunded);
+        let back_at = self.refunds.back_at(receipt.stamp);
         let cells = u64::from(receipt.cost.get());
         let left = (cells * self.interval).min(back_at.saturating_sub(now));
-        self.refunded = self.refunded.saturating_add(left);
+        if left == 0 {
+            return false;
+        }
+        // Where nobody has taken any since, it is as if there had been no such call.
+        if receipt.stamp < self.refunds.stamp(self.full_at()) {
+            self.refunds.add(receipt.stamp, left, now);
+        }
         self.set(Mark(self.full_at() - left));
-        left > 0
+        true
     }
 
     /// From when on so many cells can be taken, each as early as can be. It may be past, and more
@@ -179,7 +186,7 @@ impl Bucket {
     pub(crate) fn drain_until(&mut self, end: Nano) {
         let full_at = end.saturating_add(self.capacity() - self.interval);
         self.ledger.0.full_at.fetch_max(full_at, Relaxed);
-        self.drains = self.drains.wrapping_add(1);
+        self.begin_anew();
     }
 
     /// Changes the pace at which cells come back. The cells that there are stay.
@@ -190,7 +197,13 @@ impl Bucket {
         self.limiter = limiter(interval, self.burst, &self.ledger);
         let full_at = scaled(self.full_at(), now, self.interval, before);
         self.set(Mark(full_at));
+        self.begin_anew();
+    }
+
+    /// Nobody gets anything back any more for what he took before.
+    fn begin_anew(&mut self) {
         self.drains = self.drains.wrapping_add(1);
+        self.refunds = Refunds::default();
     }
 
     pub(crate) fn mark(&self) -> Mark {
@@ -249,5 +262,24 @@ mod tests {
             bucket.refund(receipt, nanos - 1),
             "a nanosecond's worth is not"
         );
+    }
+
+    #[test]
+    fn however_many_are_refused_meanwhile_who_came_before_them_gets_his_back() {
+        let second = Duration::from_secs(1);
+        let burst = NonZeroU32::MIN.saturating_add(1);
+        let mut bucket = Bucket::new(second, burst);
+        let take = |bucket: &Bucket| {
+            assert!(bucket.take(NonZeroU32::MIN, 0).is_ok());
+            bucket.receipt(NonZeroU32::MIN)
+        };
+        let first = take(&bucket);
+        for _ in 0..1_000 {
+            let refused = take(&bucket);
+            assert!(bucket.refund(refused, 0));
+            assert_eq!(bucket.available(0), 1);
+        }
+        assert!(bucket.refund(first, 0));
+        assert_eq!(bucket.available(0), 2);
     }
 }

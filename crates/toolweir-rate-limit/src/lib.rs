@@ -8,6 +8,7 @@ mod handle;
 mod layer;
 mod learner;
 mod limiters;
+mod refunds;
 mod refusal;
 mod scope;
 mod service;

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::{
-    future::{Future, ready},
+    future::{Future, poll_fn, ready},
     num::NonZeroU32,
     pin::{Pin, pin},
     sync::Arc,
@@ -536,6 +536,36 @@ mod refunds {
             answer(Answer::Refused)
         });
         layer.layer(refuses).call(job("anna")).await.unwrap_err();
+    }
+
+    /// Later calls may be refused sooner: where calls wait further in, or find no room to.
+    #[tokio::test(start_paused = true)]
+    async fn all_get_their_cells_back_in_whichever_order_they_are_refused() {
+        let layer = layer(config(10)).for_key("anna");
+        for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1]] {
+            let refuses = service_fn(|_: Job| {
+                let mut polls = 0;
+                poll_fn(move |_| {
+                    polls += 1;
+                    match polls {
+                        1 => Poll::Pending,
+                        _ => Poll::Ready(answer(Answer::Refused)),
+                    }
+                })
+            });
+            let mut service = layer.layer(refuses);
+            let mut calls: Vec<_> = (0..5)
+                .map(|_| Box::pin(service.call(ending(Answer::Refused, 2))))
+                .collect();
+            for call in &mut calls {
+                assert!(poll(call.as_mut()).is_pending());
+            }
+            assert_eq!(layer.handle().state().available, 0);
+            for at in order {
+                assert!(poll(calls[at].as_mut()).is_ready());
+            }
+            assert_eq!(layer.handle().state().available, 10, "{order:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -147,7 +147,8 @@ struct Receipt {
     /// How much was missing then.
     missing: i128,
     at: i128,
-    refunded: i128,
+    /// How many refunds there had been.
+    refunds: usize,
     drains: u32,
 }
 
@@ -170,7 +171,8 @@ struct Model {
     not_made: Vec<usize>,
     /// How many had passed when the quota was first changed.
     passed_before: Option<usize>,
-    refunded: i128,
+    /// Which of those that passed got how much back.
+    refunds: Vec<(usize, i128)>,
     drains: u32,
     waited: u64,
     rejected: u64,
@@ -191,7 +193,7 @@ impl Model {
             passed: Vec::new(),
             not_made: Vec::new(),
             passed_before: None,
-            refunded: 0,
+            refunds: Vec::new(),
             drains: 0,
             waited: 0,
             rejected: 0,
@@ -279,7 +281,7 @@ impl Model {
         entry.receipt = Receipt {
             missing: i128::from(self.numbers.burst) * self.numbers.interval() - self.level,
             at: self.now,
-            refunded: self.refunded,
+            refunds: self.refunds.len(),
             drains: self.drains,
         };
         entry.passed = self.passed.len();
@@ -293,10 +295,14 @@ impl Model {
         self.not_made.push(entry.passed);
         let receipt = entry.receipt;
         if receipt.drains == self.drains {
-            let brought = self.now - receipt.at + self.refunded - receipt.refunded;
+            // What those get back who came later, they had taken from what was there after this one.
+            let since = self.refunds[receipt.refunds..].iter();
+            let earlier = since.filter(|(passed, _)| *passed < entry.passed);
+            let refunded: i128 = earlier.map(|(_, left)| left).sum();
+            let brought = self.now - receipt.at + refunded;
             let interval = self.numbers.interval();
             let left = (receipt.missing - brought).clamp(0, entry.cost * interval);
-            self.refunded += left;
+            self.refunds.push((entry.passed, left));
             self.level = (self.level + left).min(i128::from(self.numbers.burst) * interval);
         }
     }
