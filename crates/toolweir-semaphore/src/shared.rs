@@ -82,12 +82,14 @@ impl Shared {
             Entry::Place(place, pushed_out) => {
                 let key = permits.name(place);
                 drop(permits);
-                wake(pushed_out);
-                Entered::Queue(InQueue {
+                let place = InQueue {
                     shared: self.clone(),
                     place: Some(place),
                     key,
-                })
+                };
+                // Foreign code, which may panic: the place belongs to somebody by now.
+                wake(pushed_out);
+                Entered::Queue(place)
             }
             Entry::Refused(refusal) => Entered::Refused(refusal),
         }

@@ -225,6 +225,31 @@ mod full_queue {
         );
     }
 
+    /// Wakers are foreign code, and may panic.
+    #[tokio::test(start_paused = true)]
+    async fn a_waker_that_panics_leaves_no_place_without_a_call() {
+        struct Panics;
+
+        impl Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                std::panic::resume_unwind(Box::new("the runtime panics"));
+            }
+        }
+
+        let mut rig = rig(1, 2);
+        let mut annas = rig.of_key("anna", 0..3);
+        let panics = Waker::from(Arc::new(Panics));
+        assert_eq!(annas[2].1.poll_with(&panics), Progress::Pending);
+        let ben = AssertUnwindSafe(|| rig.call_of(Some("ben"), 10, None));
+        assert!(catch_unwind(ben).is_err());
+        assert_eq!(rig.handle.for_key("ben").queued, 0);
+        drop(annas);
+        rig.server.forget_cancelled();
+        assert_eq!((rig.in_flight(), rig.queued()), (0, 0));
+        let _next = rig.pending(11);
+        assert_eq!(rig.server.calls(), [11]);
+    }
+
     /// Where a user's own calls fill the queue, a preflight of another's must not say so.
     #[tokio::test(start_paused = true)]
     async fn the_report_is_for_the_handles_own_key() {

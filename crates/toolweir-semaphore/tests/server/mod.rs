@@ -195,8 +195,12 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn poll(&mut self) -> Progress {
-        let waker = Waker::from(self.wakes.clone());
-        let mut cx = Context::from_waker(&waker);
+        self.poll_with(&Waker::from(self.wakes.clone()))
+    }
+
+    /// The same, with another waker than the one whose wakes are counted.
+    pub(crate) fn poll_with(&mut self, waker: &Waker) -> Progress {
+        let mut cx = Context::from_waker(waker);
         let poll = AssertUnwindSafe(|| self.future.as_mut().poll(&mut cx));
         let Ok(poll) = catch_unwind(poll) else {
             return Progress::Panicked;
