@@ -214,16 +214,17 @@ impl<S, Req> Wait<S, Req> {
             }
         }
         let this = self.as_mut().project();
-        if this.permit.is_some() {
+        // Taken out, so that a panic gives it back: the future may be kept for long.
+        if let Some(permit) = this.permit.take() {
             // Nobody waits for the answer to a call that is made after its deadline.
             if this.limit.is_past_deadline(Instant::now()) {
                 return Poll::Ready(Err(self.refuse(Reason::DeadlineTooShort).into()));
             }
             if this.inner.poll_ready(cx)?.is_ready() {
-                let permit = this.permit.take().expect("it has just been seen");
                 let request = this.request.take().expect("a call is made once");
                 return Poll::Ready(Ok((this.inner.call(request), permit)));
             }
+            *this.permit = Some(permit);
         }
         ready!(this.alarm.poll(cx));
         let has_permit = this.permit.is_some();

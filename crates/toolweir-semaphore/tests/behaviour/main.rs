@@ -8,7 +8,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll, Wake, Waker},
     time::Duration,
@@ -113,6 +113,44 @@ mod permits {
         }
         let state = layer.handle().state();
         assert_eq!((state.in_flight, state.admitted_calls), (0, 3));
+    }
+
+    /// Panics when it is readied, once that is asked for.
+    #[derive(Clone)]
+    struct Breaks(Arc<AtomicBool>);
+
+    impl Service<()> for Breaks {
+        type Response = ();
+        type Error = BoxError;
+        type Future = std::future::Pending<Result<(), BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            if self.0.load(SeqCst) {
+                std::panic::resume_unwind(Box::new("the client panics"));
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, (): ()) -> Self::Future {
+            std::future::pending()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_while_the_service_is_readied_loses_no_permit() {
+        let layer = SemaphoreLayer::new(config(1, 1).build().unwrap());
+        let breaks = Arc::new(AtomicBool::new(false));
+        let mut service = layer.layer(Breaks(breaks.clone()));
+        let holder = service.call(());
+        let mut waiting = Box::pin(service.call(()));
+        drop(holder);
+        breaks.store(true, SeqCst);
+        let mut cx = Context::from_waker(Waker::noop());
+        let poll = AssertUnwindSafe(|| waiting.as_mut().poll(&mut cx));
+        assert!(catch_unwind(poll).is_err());
+        // The future is still there, and so might its permit be.
+        let state = layer.handle().state();
+        assert_eq!((state.in_flight, state.queued), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
