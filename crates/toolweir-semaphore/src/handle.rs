@@ -47,8 +47,8 @@ impl SemaphoreHandle {
         })
     }
 
-    /// How many keys have a call in the queue, or one under way that came through the queue. Calls
-    /// without a key are those of one key.
+    /// How many keys have a call in the queue, or one under way that is
+    /// [counted for its key](SemaphoreKeyState::in_flight). Calls without a key are those of one key.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.state().keys
@@ -106,7 +106,7 @@ pub struct SemaphoreState {
     pub max_queue: usize,
     /// How many wait.
     pub queued: usize,
-    /// How many keys have a call in the queue, or one under way that came through the queue.
+    /// How many keys have a call in the queue, or one under way that is counted for its key.
     pub keys: usize,
     /// How long the call has waited that has waited longest.
     pub longest_wait_ms: Option<u64>,

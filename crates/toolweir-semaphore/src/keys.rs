@@ -1,7 +1,7 @@
 //! Whose calls they are: the keys that wait or run, and what is known of each.
 //!
-//! A key is here while it has a call in the queue, or one under way that came through the queue. So
-//! there are never more keys than calls.
+//! A key is here while it has a call in the queue, or one under way that is counted for it. So there
+//! are never more keys than calls.
 
 use std::{
     collections::{BTreeMap, HashMap},
