@@ -217,6 +217,27 @@ async fn a_caller_that_comes_a_moment_early_waits_and_passes_at_its_slot() {
     assert_eq!(rig.booked(), (0, 1, 0));
 }
 
+/// However long after the time that it was told: it is here.
+#[tokio::test(start_paused = true)]
+async fn a_booking_whose_call_is_back_and_waits_does_not_lapse() {
+    let config = config(1).booking_grace(20 * MILLI).build().unwrap();
+    let mut rig = Rig::new(config);
+    let _first = rig.pending(0);
+    let others = [rig.pending(1), rig.pending(2)];
+    assert_eq!(rig.told("a"), 300);
+    drop(others);
+    advance(200 * MILLI).await;
+    let mut waiting = rig.call_as(Some("a"), 9, 1, None);
+    assert_eq!(waiting.poll(), Progress::Pending);
+    rig.handle.pause(200 * MILLI);
+    advance(200 * MILLI - NANO).await;
+    assert_eq!(rig.booked(), (1, 0, 0));
+    advance(NANO).await;
+    assert_eq!(waiting.poll(), Progress::Pending);
+    assert!(rig.server.calls().contains(&9));
+    assert_eq!(rig.booked(), (0, 1, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pause_moves_bookings_away_and_resuming_brings_them_back() {
     let mut rig = spent_rig(1);

@@ -10,6 +10,7 @@ mod booked;
 mod quota;
 #[path = "../server/mod.rs"]
 mod server;
+mod waiting;
 
 /// In no stretch of time have more cells passed than the burst and what came back in it. `passed` are
 /// times and cells, and `interval` is that in which one comes back.
