@@ -64,6 +64,7 @@ const MUTATED: [(&str, &[&str]); 4] = [
             "learner.rs",
             "scope.rs",
             "bucket.rs",
+            "refunds.rs",
         ],
     ),
 ];

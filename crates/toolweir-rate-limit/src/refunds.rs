@@ -1,6 +1,8 @@
 //! What calls got back that were not made, as far as it matters to others that may get something
 //! back too. Pure: it takes the time from its caller.
 
+use std::collections::BTreeMap;
+
 use crate::bucket::Nano;
 
 /// How many refunds are kept apart. Further back none knows any more whose they were.
@@ -13,8 +15,8 @@ pub(crate) type Stamp = u64;
 /// The refunds since the bucket was last drained.
 #[derive(Debug, Default)]
 pub(crate) struct Refunds {
-    /// To whom, and how much, in nanoseconds. The lowest stamp is first.
-    kept: Vec<(Stamp, u64)>,
+    /// To whom, and how much, in nanoseconds.
+    kept: BTreeMap<Stamp, u64>,
     /// What those before them got.
     earlier: u64,
     /// All of it.
@@ -30,21 +32,19 @@ impl Refunds {
 
     /// When the last of a call's cells comes back, by what those got back who took theirs before it.
     pub(crate) fn back_at(&self, stamp: Stamp) -> Nano {
-        let before = self.kept.iter().take_while(|(other, _)| *other < stamp);
-        let before: u64 = before.map(|(_, nanos)| nanos).sum();
+        let before: u64 = self.kept.range(..stamp).map(|(_, nanos)| nanos).sum();
         stamp.saturating_sub(self.earlier.saturating_add(before))
     }
 
     /// A call gets so much back.
     pub(crate) fn add(&mut self, stamp: Stamp, nanos: u64, now: Nano) {
-        let at = self.kept.partition_point(|(other, _)| *other < stamp);
-        self.kept.insert(at, (stamp, nanos));
+        self.kept.insert(stamp, nanos);
         self.total = self.total.saturating_add(nanos);
         // Who took his cells before one whose cells are back has all of his too.
-        while let Some(&(first, nanos)) = self.kept.first()
-            && (self.kept.len() > KEPT || self.back_at(first) <= now)
+        while let Some((&first, &nanos)) = self.kept.first_key_value()
+            && (self.kept.len() > KEPT || first.saturating_sub(self.earlier) <= now)
         {
-            self.kept.remove(0);
+            self.kept.pop_first();
             self.earlier = self.earlier.saturating_add(nanos);
         }
     }
@@ -85,9 +85,9 @@ mod tests {
         let mut refunds = Refunds::default();
         for stamp in 1..=1_000 {
             refunds.add(100 * stamp, 1, 0);
-            assert!(refunds.kept.len() <= KEPT);
         }
+        assert_eq!(refunds.kept.len(), KEPT);
         assert_eq!(refunds.back_at(1_000_000), 999_000);
-        assert_eq!(refunds.back_at(50), 0);
+        assert_eq!(refunds.back_at(93_550), 92_614);
     }
 }
