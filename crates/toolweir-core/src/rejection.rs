@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::BoxError;
+use crate::{BoxError, time::told};
 
 /// Why a layer refused a call.
 ///
@@ -269,7 +269,7 @@ impl fmt::Display for Rejection {
             write!(f, " ({})", detail.as_str())?;
         }
         if let Some(retry_after) = self.retry_after {
-            write!(f, "; retry after {retry_after:?}")?;
+            write!(f, "; retry after {}", told(retry_after))?;
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use rmcp::model::ErrorData;
-use toolweir_core::{AsRejection, Delivery, Observation, Outcome, Rejection, error_text};
+use toolweir_core::{
+    AsRejection, Delivery, Observation, Outcome, Rejection, error_text, time::told,
+};
 
 use crate::{classify, connection::ConnectError, hostile::Quoted};
 
@@ -330,7 +332,7 @@ impl ToolError {
 /// The time to come back, if there is one.
 fn write_wait(f: &mut fmt::Formatter<'_>, what: &str, wait: Option<Duration>) -> fmt::Result {
     match wait {
-        Some(wait) => write!(f, "; {what} in {wait:.1?}"),
+        Some(wait) => write!(f, "; {what} in {}", told(wait)),
         None => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use temporalio_common::error::{ApplicationErrorCategory, ApplicationFailure};
 use toolweir_core::{
     AsRejection as _, BoxError, Delivery, Observation, Outcome, Reason, Rejection,
-    time::millis_ceil,
+    time::{millis_ceil, told},
 };
 use toolweir_mcp::{ToolError, ToolHints, ToolResponse, UnknownServer, may_repeat};
 use toolweir_workflow::{CallToolOutput, FailureDetails, FailureKind};
@@ -142,8 +142,9 @@ fn failure(
             target.tool
         )),
         Some(wait) => BoxError::from(format!(
-            "{error}; it may be repeated in {wait:.1?}, which is later than the call may last, so \
-             it fails now"
+            "{error}; it may be repeated in {}, which is later than the call may last, so it fails \
+             now",
+            told(wait)
         )),
         None => error,
     };

@@ -338,6 +338,22 @@ async fn a_first_call_needs_a_warm_up_that_makes_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_start_is_told_with_one_time_to_come_back() {
+    let server = ScriptedServer::new();
+    server.refuse_connections(true);
+    let service = over(&server).build().unwrap().service();
+    let error = echo(&service).await.unwrap_err();
+    let refusal = error.as_rejection().unwrap();
+    assert_eq!(refusal.reason(), Reason::WarmUpFailed);
+    assert_eq!(refusal.retry_after(), Some(Duration::from_millis(500)));
+    // The connection has a wait of its own, which ends at another time.
+    let text = error.to_string();
+    assert!(text.contains("step \"connect\""), "{text}");
+    assert!(!text.contains("tried again"), "{text}");
+    assert!(text.ends_with("; retry after 500ms"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_call_is_made_by_the_warm_up() {
     let server = ScriptedServer::new();
     let stack = over(&server)

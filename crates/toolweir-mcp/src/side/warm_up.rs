@@ -5,7 +5,7 @@ use std::fmt;
 use toolweir_core::{BoxError, BoxFuture, WarmUp};
 use tower::ServiceExt as _;
 
-use crate::{McpHandle, ToolCall, ToolService};
+use crate::{McpHandle, ToolCall, ToolError, ToolService};
 
 /// Connects: starts the server, shakes hands and reads its list of tools.
 #[derive(Debug, Clone)]
@@ -23,8 +23,17 @@ impl Connect {
 
 impl WarmUp for Connect {
     fn warm_up(&self) -> BoxFuture<'_, Result<(), BoxError>> {
-        Box::pin(async { Ok(self.mcp.connect().await?) })
+        Box::pin(async { Ok(self.mcp.connect().await.map_err(without_wait)?) })
     }
+}
+
+/// The error of a step, without the connection's own wait. The warm-up rests as long as it thinks right
+/// and tells that; a second time beside it, of another clock, would only be read as a contradiction.
+fn without_wait(mut error: ToolError) -> ToolError {
+    if let ToolError::Unavailable { retry_after, .. } = &mut error {
+        *retry_after = None;
+    }
+    error
 }
 
 /// Makes one cheap call: some servers do half of their start in the first one.
@@ -49,7 +58,8 @@ impl WarmUp for FirstCall {
     fn warm_up(&self) -> BoxFuture<'_, Result<(), BoxError>> {
         Box::pin(async {
             // Whatever the tool answers, the server has answered.
-            self.service.clone().oneshot(self.call.clone()).await?;
+            let called = self.service.clone().oneshot(self.call.clone()).await;
+            called.map_err(without_wait)?;
             Ok(())
         })
     }
