@@ -17,7 +17,9 @@ pub(crate) fn rejection(refusal: &Refusal, name: Option<Name>) -> Rejection {
         retry_after,
     } = refusal;
     let mut rejection = Rejection::new(LAYER, *reason).with_detail(format!(
-        "{in_flight} calls under way with {permits} permits, {queued} waiting"
+        "{in_flight} call{} under way with {permits} permit{}, {queued} waiting",
+        plural(*in_flight),
+        plural(*permits),
     ));
     if let Some(name) = name {
         rejection = rejection.with_key(name);
@@ -26,4 +28,9 @@ pub(crate) fn rejection(refusal: &Refusal, name: Option<Name>) -> Rejection {
         rejection = rejection.with_retry_after(*retry_after);
     }
     rejection
+}
+
+/// What a word ends with that stands behind this number.
+const fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }

@@ -664,7 +664,7 @@ mod reading {
         assert_eq!(
             report.reason.unwrap(),
             "semaphore refused the call for \"music\": the queue is full \
-             (1 calls under way with 1 permits, 1 waiting)"
+             (1 call under way with 1 permit, 1 waiting)"
         );
         assert_eq!(report.retry_after_ms, None);
         // It has refused nothing.
