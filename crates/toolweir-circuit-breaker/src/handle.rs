@@ -130,7 +130,10 @@ impl CircuitBreakerHandle {
         self.circuit.with(Machine::reset);
     }
 
-    /// The transitions from now on. While nobody listens, none is recorded.
+    /// The transitions of this circuit from now on. While nobody listens, none is recorded.
+    ///
+    /// They are this handle's circuit's alone. The layer's handle is of the server's own circuit and
+    /// hears nothing of the keys': for those of a key, `handle.for_key("search").subscribe()`.
     #[must_use]
     pub fn subscribe(&self) -> Transitions {
         self.circuit.subscribe()
