@@ -376,7 +376,7 @@ impl McpServiceBuilder {
     ///
     /// # Errors
     ///
-    /// There is no way to reach the server, or a value is out of its range.
+    /// There is no way to reach the server, its name is empty, or a value is out of its range.
     pub fn build(self) -> Result<McpService, ConfigError> {
         self.check()?;
         let missing = || ConfigError::new("transport", "not set", "`stdio`, `http` or `transport`");
@@ -401,6 +401,9 @@ impl McpServiceBuilder {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if self.name.is_empty() {
+            return Err(ConfigError::new("name", "\"\"", "at least 1 character"));
+        }
         let window = self.restart_budget.map(|(_, window)| window);
         for (field, time) in [
             ("connect_timeout", Some(self.connect_timeout)),
@@ -464,6 +467,15 @@ mod tests {
             .build()
             .unwrap_err();
         assert_eq!(error.field(), "stop_after_idle");
+    }
+
+    #[test]
+    fn a_service_needs_a_name() {
+        let builder = McpService::builder("").stdio(StdioServer::new("server"));
+        assert_eq!(
+            builder.build().unwrap_err().to_string(),
+            "`name` must be at least 1 character, but is \"\""
+        );
     }
 
     #[test]
