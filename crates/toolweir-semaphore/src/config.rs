@@ -81,7 +81,8 @@ impl SemaphoreConfigBuilder {
     }
 
     /// How many calls of one key may be under way at once: at least 1, by default as many as there
-    /// are permits. All calls without a key are those of one key.
+    /// are permits. All calls without a key are those of one key. More than there are permits limits
+    /// nothing, and is allowed: [`resize`](crate::SemaphoreHandle::resize) may bring more of them.
     ///
     /// With it every call is counted for its key, which costs a hash and room for the key while it
     /// has calls.

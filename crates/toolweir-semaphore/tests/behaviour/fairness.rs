@@ -363,4 +363,15 @@ mod max_per_key {
         rig.end(0, &mut calls);
         assert_eq!(rig.server.calls(), [10, 1]);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_may_have_more_than_there_are_permits_which_counts_once_there_are_more() {
+        let mut rig = rig(1, 2);
+        let mut calls = rig.of_key("anna", 0..4);
+        assert_eq!(rig.server.calls(), [0]);
+        rig.handle.resize(10).unwrap();
+        calls.iter_mut().for_each(|(_, call)| drop(call.poll()));
+        assert_eq!(rig.server.calls(), [0, 1]);
+        assert_eq!((rig.in_flight(), rig.queued()), (2, 2));
+    }
 }
