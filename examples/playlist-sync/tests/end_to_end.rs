@@ -2,7 +2,7 @@
 
 mod stage;
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use playlist_sync::{
     music::journal::{StopReason, Summary},
@@ -12,7 +12,10 @@ use stage::{
     Stage, assert_every_track_once, exports, gone, kill_dash_nine, result, worker_command,
 };
 use temporalio_client::WorkflowCancelOptions;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+};
 
 /// So slow that there is a middle to be killed in.
 const SLOW: [&str; 4] = ["--latency", "100ms", "--rate", "50"];
@@ -158,9 +161,7 @@ async fn an_unreadable_export_fails_its_user_alone() {
 
 /// Runs a worker that cannot work, to its end. It must not need long.
 async fn failing(mut worker: Command) -> (String, bool) {
-    worker
-        .stderr(std::process::Stdio::piped())
-        .kill_on_drop(true);
+    worker.stderr(Stdio::piped()).kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(60), worker.output())
         .await
         .expect("it ends")
@@ -241,7 +242,7 @@ async fn ctrl_c_stops_worker_and_server_and_leaves_no_process() {
     );
     let alive = Command::new("kill")
         .args(["-0", &starts[0].pid.to_string()])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .status();
     assert!(
         !alive.await.expect("kill runs").success(),
@@ -268,4 +269,38 @@ async fn a_thousand_calls_ask_for_the_token_once_in_its_life() {
         token_calls, 1,
         "an hour's token is asked for once: {counts:?}"
     );
+}
+
+/// The demo on its own server, told to stop when it has said `line`.
+async fn interrupted_at(line: &str) -> (Option<i32>, Vec<String>) {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
+    let id = demo.id().expect("it runs").to_string();
+    let stderr = demo.stderr.take().expect("it has one");
+    let mut lines = BufReader::new(stderr).lines();
+    let mut said = Vec::new();
+    // Its worker has the same stderr: the last line comes when both have ended.
+    while let Some(next) = lines.next_line().await.expect("it writes text") {
+        if next.contains(line) {
+            let told = Command::new("kill").args(["-INT", &id]).status().await;
+            assert!(told.expect("there is a `kill`").success());
+        }
+        said.push(next);
+    }
+    (demo.wait().await.expect("it ends").code(), said)
+}
+
+#[tokio::test]
+async fn a_demo_that_is_stopped_says_so_from_its_first_line_on() {
+    for line in ["starting the development server", "creating the schedules"] {
+        let (code, said) = interrupted_at(line).await;
+        assert_eq!(code, Some(130), "{said:?}");
+        let stopping = said.iter().any(|line| line == "demo: stopping everything");
+        assert!(stopping, "{said:?}");
+    }
 }

@@ -10,11 +10,15 @@ mod summary;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
-use tokio::{signal, time::Instant};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, timeout},
+};
 use toolweir::schedule::Schedules;
 use tracing_subscriber::EnvFilter;
 
@@ -28,6 +32,8 @@ use crate::{
 
 /// As a shell reports a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
+/// How long an interrupted start may go on. One that installs the server first is let go then.
+const SERVER_STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -64,14 +70,26 @@ async fn demo(arguments: &Arguments, mut progress: Progress) -> Result<ExitCode>
     if expected.unreadable.len() == exports.len() {
         bail!("no export can be read: {}", expected.unreadable.join("; "));
     }
+    // Before anything is said or started, so that nothing is left behind.
+    let mut stop = Stop::listen()?;
     progress.say("starting the development server, the worker and its MCP server");
-    let mut stage = tokio::select! {
-        stage = Stage::set(arguments, &exports) => stage?,
-        () = interrupted() => return Ok(ExitCode::from(INTERRUPTED)),
+    let mut setting = std::pin::pin!(Stage::set(arguments, &exports));
+    let stage = tokio::select! {
+        stage = &mut setting => Some(stage?),
+        () = stop.asked() => None,
+    };
+    let Some(mut stage) = stage else {
+        progress.say("stopping everything");
+        // Once it has started it can be stopped and waited for.
+        if let Ok(Ok(stage)) = timeout(SERVER_STARTS_WITHIN, setting).await {
+            let _ = stage.strike().await;
+        }
+        progress.done();
+        return Ok(ExitCode::from(INTERRUPTED));
     };
     let figures = tokio::select! {
         figures = perform(arguments, &exports, &expected, &mut stage, &mut progress) => Some(figures),
-        () = interrupted() => None,
+        () = stop.asked() => None,
     };
     progress.say("stopping everything");
     let struck = stage.strike().await;
@@ -87,14 +105,25 @@ async fn demo(arguments: &Arguments, mut progress: Progress) -> Result<ExitCode>
     report(arguments, &expected, &figures)
 }
 
-/// Ends on Ctrl-C or SIGTERM.
-async fn interrupted() {
-    let Ok(mut terminate) = signal::unix::signal(signal::unix::SignalKind::terminate()) else {
-        return;
-    };
-    tokio::select! {
-        _ = signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// Ctrl-C and SIGTERM.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
@@ -124,6 +153,7 @@ async fn perform(
     stage: &mut Stage,
     progress: &mut Progress,
 ) -> Result<Figures> {
+    stage.ready().await?;
     let begun = Instant::now();
     let client = stage.client().await?;
     let journal = stage.journal();

@@ -36,30 +36,36 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts the development server, and a worker with its MCP server on it.
+    /// Starts the development server, and a worker on it, which is not ready yet.
     pub(crate) async fn set(arguments: &Arguments, exports: &[PathBuf]) -> Result<Self> {
         let folder = folder()?;
         let temporal = TemporalServer::start(Options::new()).await?;
         let task_queue = format!("{TASK_QUEUE}-demo-{}", std::process::id());
         let journal = journal(folder.path());
-        let mut worker = worker(
+        let worker = match worker(
             arguments,
             exports,
             &journal,
             temporal.address(),
             &task_queue,
-        )?;
-        if let Err(error) = ready(&mut worker).await {
-            // The worker ends by itself when it fails; one that hangs dies with its handle.
-            temporal.stop().await?;
-            return Err(error);
-        }
+        ) {
+            Ok(worker) => worker,
+            Err(error) => {
+                temporal.stop().await?;
+                return Err(error);
+            }
+        };
         Ok(Self {
             temporal,
             worker,
             folder,
             task_queue,
         })
+    }
+
+    /// Waits until the worker polls, with its MCP server behind it.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        ready(&mut self.worker).await
     }
 
     pub(crate) fn task_queue(&self) -> &str {
