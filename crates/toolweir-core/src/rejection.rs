@@ -51,6 +51,8 @@ pub enum Reason {
     RestartsSpent,
     /// The server's previous process has not ended yet, and no other is started beside it.
     StillEnding,
+    /// An earlier attempt of the call may have been executed, and a second execution may do harm.
+    NotRepeatable,
     /// The service is shutting down.
     ShuttingDown,
 }
@@ -79,6 +81,7 @@ impl Reason {
             Self::ConnectionsFull => "connections-full",
             Self::RestartsSpent => "restarts-spent",
             Self::StillEnding => "still-ending",
+            Self::NotRepeatable => "not-repeatable",
             Self::ShuttingDown => "shutting-down",
         }
     }
@@ -88,7 +91,11 @@ impl Reason {
     pub const fn is_terminal(self) -> bool {
         matches!(
             self,
-            Self::GrantRejected | Self::CostTooHigh | Self::NoPrincipal | Self::RestartsSpent
+            Self::GrantRejected
+                | Self::CostTooHigh
+                | Self::NoPrincipal
+                | Self::RestartsSpent
+                | Self::NotRepeatable
         )
     }
 
@@ -116,6 +123,9 @@ impl Reason {
             }
             Self::StillEnding => {
                 "the server's previous process has not ended, and no other is started beside it"
+            }
+            Self::NotRepeatable => {
+                "an earlier attempt may have been executed, and a second may do harm"
             }
             Self::ShuttingDown => "the service is shutting down",
         }

@@ -6,7 +6,7 @@ use rmcp::model::{CallToolRequestParams, RequestMetaObject};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::{sync::watch, time::Instant};
-use toolweir_core::{CarryLease, Facts, Lease, LeaseOwner, LeaseSlot};
+use toolweir_core::{CarryLease, Delivery, Facts, Lease, LeaseOwner, LeaseSlot};
 
 use crate::Progress;
 
@@ -65,6 +65,7 @@ struct Parts {
     tracestate: Option<Arc<str>>,
     idle_timeout: Option<Duration>,
     progress: Option<watch::Sender<Option<Progress>>>,
+    earlier_attempt: Option<Delivery>,
 }
 
 impl ToolCall {
@@ -84,6 +85,7 @@ impl ToolCall {
                 tracestate: None,
                 idle_timeout: None,
                 progress: None,
+                earlier_attempt: None,
             }),
             leases: LeaseSlot::new(),
         }
@@ -183,6 +185,17 @@ impl ToolCall {
         self.with(|parts| parts.progress = Some(progress))
     }
 
+    /// That the call was made before, by somebody who did not learn how it ended, and whether it reached
+    /// the server. It is sent where [`may_repeat`](crate::may_repeat) says so, and is else refused with
+    /// the reason [`NotRepeatable`](toolweir_core::Reason::NotRepeatable). Only here it is known: what the
+    /// server says of its tools may have come with the connection that this call has made.
+    ///
+    /// Who repeats a call whose end is known asks `may_repeat` itself, and does not need this.
+    #[must_use]
+    pub fn with_earlier_attempt(self, delivery: Delivery) -> Self {
+        self.with(|parts| parts.earlier_attempt = Some(delivery))
+    }
+
     /// The tool's name.
     #[must_use]
     pub fn tool(&self) -> &str {
@@ -237,6 +250,12 @@ impl ToolCall {
     #[must_use]
     pub fn idempotency_key(&self) -> Option<&str> {
         self.parts.idempotency_key.as_deref()
+    }
+
+    /// Whether an earlier attempt of it reached the server, if there was one whose end nobody knows.
+    #[must_use]
+    pub fn earlier_attempt(&self) -> Option<Delivery> {
+        self.parts.earlier_attempt
     }
 
     /// The request as rmcp sends it. One that is not sent `again` takes the arguments with it, where

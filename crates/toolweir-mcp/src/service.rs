@@ -19,6 +19,7 @@ use crate::{
     call::Marks,
     classify::{Classifier, is_session_lost, of_connect_error, of_service_error},
     connection::{ConnectError, Link, Manager, NoLink, NoManager, Pool, UnderWay},
+    hints::may_repeat,
     request,
 };
 
@@ -134,6 +135,9 @@ async fn exchange(
         Some(link) => link,
         None => Box::pin(in_time(call, &manager)).await?,
     };
+    if let Some(earlier) = call.earlier_attempt() {
+        permit(&manager, call, earlier)?;
+    }
     let time = Time::of(call, limits);
     let again = link.has_session();
     let answer = request::call(&link, call, limits, time.until, again).await;
@@ -142,6 +146,7 @@ async fn exchange(
         Err(error) if is_session_lost(&error) => {
             manager.failed(link.generation(), &error);
             drop(link);
+            permit(&manager, call, Delivery::NotSent)?;
             Box::pin(once_more(&manager, limits, call, &time)).await?
         }
         answer => answer.inspect_err(|error| manager.failed(link.generation(), error)),
@@ -162,9 +167,22 @@ async fn exchange(
     }
 }
 
+/// Refuses a call that was sent before and may not be sent again. What the server says of its tools has
+/// been read by now: it is asked for with each connection, before the first call.
+fn permit(manager: &Manager, call: &ToolCall, earlier: Delivery) -> Result<(), ToolError> {
+    if may_repeat(earlier, manager.hints(call.tool())) {
+        return Ok(());
+    }
+    let rejection = Rejection::new(LAYER, Reason::NotRepeatable).with_key(manager.name().clone());
+    Err(ToolError::Refused(rejection.with_detail(format!(
+        "tool {:?} is not known to be safe to repeat",
+        call.tool()
+    ))))
+}
+
 /// Sends a call once more whose session the server did not know, over another connection and within
-/// what is left of its time. The server has not done the work: that is no repetition. A server that does
-/// not know the next session either is not asked a third time.
+/// what is left of its time. The server has not done the work. One that does not know the next session
+/// either is not asked a third time.
 async fn once_more(
     manager: &Manager,
     limits: &Limits,

@@ -23,7 +23,9 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, sleep},
 };
-use toolweir_core::{AsRejection as _, BoxError, Delivery, Outcome, Reason, ReportState as _};
+use toolweir_core::{
+    AsRejection as _, BoxError, Delivery, Outcome, Reason, Rejection, ReportState as _,
+};
 use toolweir_mcp::{McpService, ToolCall, ToolError, ToolResponse};
 use toolweir_testkit::mcp::{Answer, ScriptedServer};
 use tower::ServiceExt as _;
@@ -54,6 +56,35 @@ async fn call(mcp: &McpService, tool: &'static str) -> Answered {
 fn spawn(mcp: &McpService, tool: &'static str) -> JoinHandle<Answered> {
     let mcp = mcp.clone();
     tokio::spawn(async move { call(&mcp, tool).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_have_been_executed_is_sent_where_that_does_no_harm() {
+    let server = ScriptedServer::new();
+    // Nothing is known of the tools before the call itself has connected.
+    for (tool, earlier, sent) in [
+        ("fail", Delivery::NotSent, true),
+        ("fail", Delivery::Ambiguous, false),
+        ("fail", Delivery::Executed, false),
+        ("echo", Delivery::Ambiguous, true),
+        ("echo", Delivery::Executed, true),
+    ] {
+        let before = server.stats().calls_of(tool);
+        let call = ToolCall::new(tool).with_earlier_attempt(earlier);
+        let answered = service(&server).oneshot(call).await;
+        assert_eq!(answered.is_ok(), sent, "{tool} after {earlier:?}");
+        assert_eq!(server.stats().calls_of(tool) - before, u64::from(sent));
+        if let Err(error) = answered {
+            let reason = error.as_rejection().map(Rejection::reason);
+            assert_eq!(reason, Some(Reason::NotRepeatable));
+            assert_eq!(error.observation().outcome, Outcome::Ignored);
+            assert_eq!(
+                error.to_string(),
+                "mcp refused the call for \"music\": an earlier attempt may have been executed, and \
+                 a second may do harm (tool \"fail\" is not known to be safe to repeat)"
+            );
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +240,7 @@ async fn a_deadline_that_passes_while_connecting_leaves_the_connect_to_others() 
     let (mcp, made) = counted(&server);
     let hasty = ToolCall::new("echo").with_deadline(Instant::now() + Duration::from_secs(1));
     let error = mcp.clone().oneshot(hasty).await.unwrap_err();
-    let reason = error.as_rejection().map(toolweir_core::Rejection::reason);
+    let reason = error.as_rejection().map(Rejection::reason);
     assert_eq!(reason, Some(Reason::DeadlineTooShort), "{error:?}");
     assert_eq!(error.observation().outcome, Outcome::Ignored);
     call(&mcp, "echo").await.unwrap();
@@ -337,7 +368,7 @@ async fn shutdown_lets_calls_end_and_refuses_new_ones() {
     let ends = tokio::spawn(async move { handle.shutdown(Duration::from_secs(5)).await });
     yield_now().await;
     let refused = call(&mcp, "echo").await.unwrap_err();
-    let reason = refused.as_rejection().map(toolweir_core::Rejection::reason);
+    let reason = refused.as_rejection().map(Rejection::reason);
     assert_eq!(reason, Some(Reason::ShuttingDown));
     ends.await.unwrap();
     slow.await.unwrap().unwrap();
@@ -386,7 +417,7 @@ async fn shutdown_ends_a_connect_and_says_so_to_who_waits() {
     server.wait_for(|stats| stats.initializes == 1).await;
     mcp.handle().shutdown(Duration::from_secs(1)).await;
     let error = waits.await.unwrap().unwrap_err();
-    let reason = error.as_rejection().map(toolweir_core::Rejection::reason);
+    let reason = error.as_rejection().map(Rejection::reason);
     assert_eq!(reason, Some(Reason::ShuttingDown));
     server.wait_for(|stats| stats.open_connections == 0).await;
 }

@@ -12,7 +12,7 @@ use toolweir_workflow::{
 };
 use tower::ServiceExt as _;
 
-use crate::{call, failure, heartbeat, preflight};
+use crate::{attempt, call, failure, heartbeat, preflight};
 
 /// The activities `toolweir.call_tool` and `toolweir.preflight`.
 ///
@@ -86,16 +86,25 @@ impl ToolActivities {
         let facts = call::Facts::of(context.info());
         let entry = self.entry(&input.server, &input.tool)?;
         let (progress, reports) = watch::channel(None);
-        let call = call::tool_call(&facts, &input).with_progress(progress);
+        let earlier = attempt::earlier(context.info().attempt, context.heartbeat_details());
+        let call = call::tool_call(&facts, &input, earlier).with_progress(progress);
         let said = || reports.borrow().as_ref().map(of_progress);
         let result = beating(&context, said, entry.service().oneshot(call)).await?;
         let target = failure::Target {
             server: &input.server,
             tool: &input.tool,
             hints: entry.hints_for(input.principal.as_deref(), &input.tool),
+            earlier,
             left: facts.left(input.schedule_to_close_ms.map(Duration::from_millis)),
         };
-        failure::map(result, &target).map_err(ActivityError::Application)
+        let failure = match failure::map(result, &target) {
+            Ok(output) => return Ok(output),
+            Err(failure) => failure,
+        };
+        if !failure.is_non_retryable() && target.needs_settling() {
+            attempt::settle(&context).await;
+        }
+        Err(ActivityError::Application(failure))
     }
 
     /// Asks a server's layers whether a call would go through now.

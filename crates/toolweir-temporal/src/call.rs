@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use temporalio_sdk::activities::ActivityInfo;
 use tokio::time::Instant;
-use toolweir_core::time::saturating_add;
+use toolweir_core::{Delivery, time::saturating_add};
 use toolweir_mcp::ToolCall;
 use toolweir_workflow::CallToolInput;
 
@@ -60,13 +60,21 @@ fn identity(namespace: &str, workflow: &str, run: &str, activity: &str) -> Strin
     format!("{namespace}:{workflow}:{run}:{activity}")
 }
 
-/// The call with its deadline, its identity and its idempotency key.
-pub(crate) fn tool_call(facts: &Facts, input: &CallToolInput) -> ToolCall {
+/// The call with its deadline, its identity and its idempotency key, and what is known of an attempt
+/// `earlier`.
+pub(crate) fn tool_call(
+    facts: &Facts,
+    input: &CallToolInput,
+    earlier: Option<Delivery>,
+) -> ToolCall {
     let key = input.idempotency_key.as_deref().unwrap_or(&facts.call);
     let mut call = ToolCall::new(input.tool.as_str())
         .with_arguments(input.arguments.clone())
         .with_call_id(facts.call.as_str())
         .with_idempotency_key(key);
+    if let Some(earlier) = earlier {
+        call = call.with_earlier_attempt(earlier);
+    }
     if let Some(principal) = &input.principal {
         call = call.with_principal(principal.as_str());
     }
@@ -96,10 +104,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_key_is_the_callers_or_the_calls_identity() {
         let mut input = CallToolInput::new("music", "add");
-        let call = tool_call(&facts(), &input);
+        let call = tool_call(&facts(), &input, None);
         assert_eq!(call.idempotency_key(), Some("default:sync:anna:4f1c:5"));
         input.idempotency_key = Some("anna/joga".into());
-        let call = tool_call(&facts(), &input);
+        let call = tool_call(&facts(), &input, None);
         assert_eq!(call.idempotency_key(), Some("anna/joga"));
         // Overlapping runs share the key, and must not share a booking.
         assert_eq!(call.call_id(), Some("default:sync:anna:4f1c:5"));
@@ -108,20 +116,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn principal_and_idle_timeout_are_the_callers() {
         let mut input = CallToolInput::new("music", "add");
-        let call = tool_call(&facts(), &input);
+        let call = tool_call(&facts(), &input, None);
         assert_eq!((call.principal(), call.idle_timeout()), (None, None));
         input.principal = Some("anna".to_owned());
         input.idle_timeout_ms = Some(1500);
-        let call = tool_call(&facts(), &input);
+        let call = tool_call(&facts(), &input, None);
         assert_eq!(call.principal(), Some("anna"));
         assert_eq!(call.idle_timeout(), Some(Duration::from_millis(1500)));
         input.idle_timeout_ms = Some(0);
-        assert_eq!(tool_call(&facts(), &input).idle_timeout(), None);
+        assert_eq!(tool_call(&facts(), &input, None).idle_timeout(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_deadline_leaves_time_to_report() {
-        let call = tool_call(&facts(), &CallToolInput::new("music", "add"));
+        let call = tool_call(&facts(), &CallToolInput::new("music", "add"), None);
         assert_eq!(
             call.deadline(),
             Some(Instant::now() + Duration::from_secs(59))

@@ -10,6 +10,8 @@ use toolweir_core::{
 use toolweir_mcp::{ToolError, ToolHints, ToolResponse, UnknownServer, may_repeat};
 use toolweir_workflow::{CallToolOutput, FailureDetails, FailureKind};
 
+use crate::attempt;
+
 /// The call that a failure is about.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
@@ -17,8 +19,24 @@ pub(crate) struct Target<'a> {
     pub(crate) tool: &'a str,
     /// What is known of the tool's effects.
     pub(crate) hints: ToolHints,
+    /// Whether an attempt before this one, which did not report how it ended, reached the server.
+    pub(crate) earlier: Option<Delivery>,
     /// What is left of the schedule-to-close time, if that is known.
     pub(crate) left: Option<Duration>,
+}
+
+impl Target<'_> {
+    /// Whether a later attempt must know that this one reports how it ended. Where a repetition does no
+    /// harm it need not; and what is not known of an earlier attempt is not known after this one either.
+    pub(crate) const fn needs_settling(&self) -> bool {
+        self.earlier.is_none() && !may_repeat(Delivery::Ambiguous, self.hints)
+    }
+
+    /// How a failure counts for the workflow that reads it, which asks for the whole call and not for
+    /// the last attempt.
+    const fn delivery(&self, this: Delivery) -> Delivery {
+        attempt::of_both(self.earlier, this)
+    }
 }
 
 /// What a failure says, before it becomes Temporal's.
@@ -97,6 +115,7 @@ fn of_rejection(rejection: &Rejection) -> Verdict {
                 FailureKind::ServerUnavailable
             }
             Reason::NoPrincipal => FailureKind::InvalidCall,
+            Reason::NotRepeatable => FailureKind::OutcomeUnknown,
             _ => FailureKind::Refused,
         },
         retry_after: rejection.retry_after(),
@@ -129,13 +148,27 @@ fn failure(
     rejection: Option<&Rejection>,
     target: &Target<'_>,
 ) -> ApplicationFailure {
-    let Verdict {
-        kind, retry_after, ..
-    } = *verdict;
+    let retry_after = verdict.retry_after;
     // Waiting for it would end in a timeout that says less.
     let too_late = retry_after.filter(|wait| target.left.is_some_and(|left| *wait > left));
-    let details = details(verdict, observation, rejection, target);
+    // Whatever it is called: Temporal repeats nothing that this does not allow.
+    let again = may_repeat(observation.delivery, target.hints);
+    let is_final = !again || verdict.kind.is_final() || verdict.terminal || too_late.is_some();
+    let delivery = target.delivery(observation.delivery);
+    // This attempt is over and done with, and the one before it still is not.
+    let unsettled = is_final && target.earlier.is_some() && !may_repeat(delivery, target.hints);
+    let kind = if unsettled {
+        FailureKind::OutcomeUnknown
+    } else {
+        verdict.kind
+    };
+    let details = details(verdict, delivery, rejection, target);
     let error = match too_late {
+        _ if unsettled => BoxError::from(format!(
+            "an earlier attempt to call tool {:?} did not report how it ended, so it may have been \
+             executed, and it is not known to be safe to repeat: {error}",
+            target.tool
+        )),
         _ if kind == FailureKind::OutcomeUnknown => BoxError::from(format!(
             "the answer of tool {:?} was lost, so it may have been executed, and it is not known \
              to be safe to repeat: {error}",
@@ -150,22 +183,20 @@ fn failure(
     };
     ApplicationFailure::builder(error)
         .type_name(kind.as_str().to_owned())
-        .non_retryable(kind.is_final() || verdict.terminal || too_late.is_some())
+        .non_retryable(is_final)
         .maybe_next_retry_delay(retry_after.filter(|wait| !wait.is_zero()))
-        .category(
-            if kind.is_benign() && !verdict.terminal && too_late.is_none() {
-                ApplicationErrorCategory::Benign
-            } else {
-                ApplicationErrorCategory::Unspecified
-            },
-        )
+        .category(if kind.is_benign() && !is_final {
+            ApplicationErrorCategory::Benign
+        } else {
+            ApplicationErrorCategory::Unspecified
+        })
         .details(details)
         .build()
 }
 
 fn details(
     verdict: &Verdict,
-    observation: Observation,
+    delivery: Delivery,
     rejection: Option<&Rejection>,
     target: &Target<'_>,
 ) -> FailureDetails {
@@ -173,7 +204,7 @@ fn details(
     details.layer = rejection.map(|rejection| rejection.layer().to_owned());
     details.reason = rejection.map(|rejection| rejection.reason().to_string());
     details.retry_after_ms = verdict.retry_after.map(millis_ceil);
-    details.delivery = delivery_word(observation.delivery).to_owned();
+    details.delivery = delivery_word(delivery).to_owned();
     details
 }
 
@@ -209,6 +240,7 @@ mod tests {
             server: "music",
             tool: "add",
             hints: ToolHints::idempotent(idempotent),
+            earlier: None,
             left: Some(Duration::from_secs(60)),
         }
     }
@@ -266,6 +298,7 @@ mod tests {
             (Reason::Unhealthy, "McpServerUnavailable", false, false),
             (Reason::RestartsSpent, "McpServerUnavailable", false, true),
             (Reason::NoPrincipal, "InvalidToolCall", false, true),
+            (Reason::NotRepeatable, "OutcomeUnknown", false, true),
         ] {
             let failure = map(Err(refused(reason, None)), &target(true)).unwrap_err();
             assert_eq!(failure.type_name(), Some(name), "{reason}");
@@ -279,13 +312,53 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_known_of_an_earlier_attempt_is_not_known_of_the_call() {
+        let after = |idempotent, refusal_lasts| {
+            let target = Target {
+                earlier: Some(Delivery::Ambiguous),
+                ..target(idempotent)
+            };
+            let refused = refused(Reason::CircuitOpen, Some(refusal_lasts));
+            let failure = map(Err(refused), &target).unwrap_err();
+            (
+                failure.type_name().unwrap().to_owned(),
+                failure.is_non_retryable(),
+            )
+        };
+        let (soon, late) = (RETRY, Duration::from_secs(61));
+        let refused = |is_final| ("ToolCallRefused".to_owned(), is_final);
+        // It is asked again with the next attempt, of a server that may know more by then.
+        assert_eq!(after(false, soon), refused(false));
+        assert_eq!(after(false, late), ("OutcomeUnknown".to_owned(), true));
+        // A second execution does no harm, so that the caller may repeat it, too.
+        assert_eq!(after(true, late), refused(true));
+    }
+
+    #[test]
+    fn the_details_tell_of_the_whole_call_and_not_of_its_last_attempt() {
+        let told = |earlier, this| {
+            let target = Target {
+                earlier,
+                ..target(true)
+            };
+            delivery_word(target.delivery(this))
+        };
+        use Delivery::{Ambiguous, Executed, NotSent};
+        assert_eq!(told(None, NotSent), "not-sent");
+        assert_eq!(told(Some(NotSent), Executed), "executed");
+        assert_eq!(told(Some(Ambiguous), NotSent), "ambiguous");
+        assert_eq!(told(Some(Executed), NotSent), "executed");
+        assert_eq!(told(Some(Ambiguous), Executed), "executed");
+    }
+
+    #[test]
     fn the_details_name_layer_reason_time_and_delivery() {
         let refused = refused(Reason::RestartsSpent, Some(RETRY));
         let rejection = refused.as_rejection().unwrap();
         let verdict = of_rejection(rejection);
         let details = details(
             &verdict,
-            refused.observation(),
+            refused.observation().delivery,
             Some(rejection),
             &target(true),
         );

@@ -3,6 +3,7 @@
 // The SDK's macro makes items without docs and `Debug`.
 #[allow(missing_docs, missing_debug_implementations)]
 mod activities;
+mod attempt;
 mod call;
 mod failure;
 mod heartbeat;

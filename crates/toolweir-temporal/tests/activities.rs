@@ -80,6 +80,17 @@ fn environment(activities: &ToolActivities) -> ActivityEnvironment {
         .build()
 }
 
+/// An attempt after one that left these heartbeat details, or none.
+fn after(activities: &ToolActivities, attempt: u32, details: Option<Value>) -> ActivityEnvironment {
+    let builder = ActivityEnvironment::builder_with_default()
+        .register_activities(activities.clone())
+        .info(info(attempt));
+    match details {
+        Some(details) => builder.heartbeat_details(details).unwrap().build(),
+        None => builder.build(),
+    }
+}
+
 /// The environment, and how many heartbeats it saw.
 fn beating(activities: &ToolActivities) -> (ActivityEnvironment, Arc<AtomicUsize>) {
     let beats = Arc::new(AtomicUsize::new(0));
@@ -124,6 +135,93 @@ async fn an_answer_keeps_its_structure() {
     let output = run(&environment, input("echo", &arguments)).await.unwrap();
     assert_eq!(output.structured, Some(arguments));
     assert!(!output.is_error);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_did_not_report_how_it_ended_is_not_followed_where_that_may_do_harm() {
+    let server = ScriptedServer::new();
+    let activities = activities(&server);
+    let under_way = Some(json!({ "done": 3.0, "total": 12.0 }));
+    for (tool, environment, sent) in [
+        ("fail", after(&activities, 1, None), true),
+        ("fail", after(&activities, 2, None), false),
+        ("fail", after(&activities, 2, under_way), false),
+        (
+            "fail",
+            after(&activities, 2, Some(json!({ "settled_attempt": 1 }))),
+            true,
+        ),
+        // The one after that was killed.
+        (
+            "fail",
+            after(&activities, 3, Some(json!({ "settled_attempt": 1 }))),
+            false,
+        ),
+        (
+            "fail",
+            after(&activities, 3, Some(json!({ "settled_attempt": 2 }))),
+            true,
+        ),
+        ("echo", after(&activities, 2, None), true),
+    ] {
+        let before = server.stats().calls_of(tool);
+        let ran = run(&environment, input(tool, &json!({}))).await;
+        assert_eq!(
+            server.stats().calls_of(tool) - before,
+            u64::from(sent),
+            "{ran:?}"
+        );
+        if sent {
+            ran.unwrap();
+            continue;
+        }
+        let failure = failure(ran);
+        assert_eq!(failure.type_name(), Some("OutcomeUnknown"));
+        assert!(failure.is_non_retryable());
+        assert!(failure.to_string().contains("did not report"), "{failure}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_to_be_repeated_says_that_it_reports_how_it_ended() {
+    for (tool, answer, settles) in [
+        // Throttled: it is to be repeated, and was not executed.
+        (
+            "fail",
+            Answer::Throttle {
+                retry_after_ms: 100,
+            },
+            true,
+        ),
+        // Whoever repeats it does no harm, whatever has become of it.
+        (
+            "echo",
+            Answer::Throttle {
+                retry_after_ms: 100,
+            },
+            false,
+        ),
+        // It is not repeated.
+        ("fail", Answer::DieAfter, false),
+        ("fail", Answer::Ok, false),
+    ] {
+        let server = ScriptedServer::new();
+        server.script([answer.clone()]);
+        let activities = activities(&server);
+        let settled = Arc::new(AtomicUsize::new(0));
+        let counted = settled.clone();
+        let environment = ActivityEnvironment::builder()
+            .register_activities(activities)
+            .on_heartbeat(move |details| {
+                // While it is under way and the tool says nothing, there are none.
+                counted.fetch_add(usize::from(!(*details).is::<()>()), Ordering::SeqCst);
+            })
+            .info(info(1))
+            .build();
+        let _ = run(&environment, input(tool, &json!({}))).await;
+        let settled = settled.load(Ordering::SeqCst);
+        assert_eq!(settled, usize::from(settles), "{tool} {answer}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

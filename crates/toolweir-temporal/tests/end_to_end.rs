@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -21,7 +22,11 @@ use temporalio_client::{
 use temporalio_common::HasWorkflowDefinition;
 use temporalio_common::protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    runtime::Builder,
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 use toolweir_core::{BoxError, BoxFuture, Reason, Rejection, ReportState, StateReport, WarmUp};
 use toolweir_mcp::{Entry, McpService, ServerRegistry};
 use toolweir_temporal::ToolActivities;
@@ -36,6 +41,12 @@ use workflows::{Batch, Call, CallOnce, Ready, Told};
 const LIMIT: Duration = Duration::from_secs(180);
 /// How long a call may take. A test that waited for its end would fail first.
 const CALL_LIMIT: Duration = Duration::from_secs(600);
+
+/// A heartbeat, and with it word of a cancellation, comes within this time. A worker that is held up for
+/// longer loses the attempt.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
+/// That of a call whose worker is killed: what is waited for.
+const KILLED_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a stopping worker waits for its activities.
 const WORKER_GRACE: Duration = Duration::from_secs(20);
@@ -64,16 +75,13 @@ mod workflows {
 
     use super::*;
 
-    /// A heartbeat, and with it word of a cancellation, comes within this time. A worker that is held up
-    /// for longer loses the attempt.
-    const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
-
     #[derive(Serialize, Deserialize)]
     pub struct Call {
         pub server: String,
         pub tool: String,
         pub arguments: Value,
         pub schedule_to_close_ms: u64,
+        pub heartbeat_timeout: Duration,
         /// Whether a failure is told, or fails the workflow.
         pub tell: bool,
     }
@@ -109,7 +117,7 @@ mod workflows {
         #[run]
         pub async fn run(ctx: &mut WorkflowContext<Self>, input: Call) -> WorkflowResult<Told> {
             let client = ToolClient::new(input.server)
-                .heartbeat_timeout(HEARTBEAT_TIMEOUT)
+                .heartbeat_timeout(input.heartbeat_timeout)
                 .start_to_close(CALL_LIMIT)
                 .schedule_to_close(Duration::from_millis(input.schedule_to_close_ms));
             match client.call(ctx, &input.tool, input.arguments).await {
@@ -246,18 +254,26 @@ impl Stage {
     }
 
     fn worker(&self, registry: &Arc<ServerRegistry>) -> Worker {
-        let options = WorkerOptions::new(&self.name)
-            .register_workflow::<CallOnce>()
-            .unwrap()
-            .register_workflow::<Ready>()
-            .unwrap()
-            .register_workflow::<Batch>()
-            .unwrap()
-            .register_activities(ToolActivities::new(registry.clone()))
-            .graceful_shutdown_period(WORKER_GRACE)
-            .build();
-        let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
-        Worker::new(&runtime, self.client.clone(), options).unwrap()
+        worker(&self.name, &self.client, registry)
+    }
+
+    /// A worker that can be killed: it is gone at once, with all that it has begun, and reports nothing.
+    async fn doomed(&self) -> Doomed {
+        let (kill, killed) = oneshot::channel();
+        // A client knows the workers that it has, and nobody deregisters this one.
+        let client = self.temporal.client("default").await.unwrap();
+        let (registry, name) = (self.registry(), self.name.clone());
+        let thread = thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut worker = worker(&name, &client, &registry);
+                tokio::select! {
+                    ended = worker.run() => panic!("nobody stops it: {ended:?}"),
+                    _ = killed => {}
+                }
+            });
+        });
+        Doomed { kill, thread }
     }
 
     /// Runs a worker for as long as `scene` lasts, and no longer than [`LIMIT`]. The MCP server is
@@ -287,6 +303,34 @@ impl Stage {
             .build();
         let started = self.client.start_workflow(workflow, input, options);
         Run(started.await.unwrap())
+    }
+}
+
+fn worker(task_queue: &str, client: &Client, registry: &Arc<ServerRegistry>) -> Worker {
+    let options = WorkerOptions::new(task_queue)
+        .register_workflow::<CallOnce>()
+        .unwrap()
+        .register_workflow::<Ready>()
+        .unwrap()
+        .register_workflow::<Batch>()
+        .unwrap()
+        .register_activities(ToolActivities::new(registry.clone()))
+        .graceful_shutdown_period(WORKER_GRACE)
+        .build();
+    let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
+    Worker::new(&runtime, client.clone(), options).unwrap()
+}
+
+/// A worker with a runtime of its own, which nothing that it has begun outlives.
+struct Doomed {
+    kill: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Doomed {
+    fn kill(self) {
+        drop(self.kill);
+        self.thread.join().unwrap();
     }
 }
 
@@ -355,6 +399,7 @@ fn call(tool: &str, arguments: Value) -> Call {
         tool: tool.to_owned(),
         arguments,
         schedule_to_close_ms: 600_000,
+        heartbeat_timeout: HEARTBEAT_TIMEOUT,
         tell: false,
     }
 }
@@ -379,6 +424,71 @@ async fn a_throttled_call_is_repeated_by_temporal() {
             assert_eq!((stats.calls_of("add"), stats.effects_of("joga")), (2, 1));
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_reports_its_end_is_followed_by_another_though_the_tool_may_do_harm() {
+    let stage = Stage::set("settled").await;
+    stage
+        .play(async |stage| {
+            let pause = Answer::Throttle {
+                retry_after_ms: 100,
+            };
+            stage.music.script([pause.clone(), pause]);
+            let run = stage
+                .start(CallOnce::run, call("sleep", json!({ "ms": 0 })))
+                .await;
+            let told = run.result().await.unwrap();
+            assert!(matches!(told, Told::Answer(_)), "{told:?}");
+            assert_eq!(run.attempts().await, [3]);
+            assert_eq!(stage.music.stats().calls_of("sleep"), 3);
+        })
+        .await;
+}
+
+/// Makes a call with a worker that is killed in the midst of it, and goes on with another.
+async fn killed(test: &str, mut call: Call, then: impl AsyncFnOnce(&Stage, Told)) {
+    let stage = Stage::set(test).await;
+    let doomed = stage.doomed().await;
+    call.heartbeat_timeout = KILLED_HEARTBEAT_TIMEOUT;
+    call.tell = true;
+    stage.music.script([Answer::Hang]);
+    let run = stage.start(CallOnce::run, call).await;
+    stage.music.wait_for(|stats| stats.calls > 0).await;
+    doomed.kill();
+    stage
+        .play(async |stage| {
+            let told = run.result().await.unwrap();
+            assert_eq!(run.attempts().await, [2]);
+            then(stage, told).await;
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_workers_call_is_not_made_again_where_that_may_do_harm() {
+    let sleep = call("sleep", json!({ "ms": 0 }));
+    killed("killed", sleep, async |stage, told| {
+        let Told::Failed { kind, details, .. } = told else {
+            panic!("it was answered");
+        };
+        assert_eq!(
+            (&*kind, &*details.delivery, details.reason.as_deref()),
+            ("OutcomeUnknown", "ambiguous", Some("not-repeatable"))
+        );
+        assert_eq!(stage.music.stats().calls_of("sleep"), 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_workers_call_is_made_again_where_that_does_no_harm() {
+    let echo = call("echo", json!({ "n": 7 }));
+    killed("killed-echo", echo, async |stage, told| {
+        assert_eq!(told, Told::Answer(json!({ "n": 7 })));
+        assert_eq!(stage.music.stats().calls_of("echo"), 2);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
