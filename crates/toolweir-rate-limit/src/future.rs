@@ -10,7 +10,7 @@ use std::{
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use toolweir_core::{AsRejection, Classify, Outcome, Rejection, observe};
+use toolweir_core::{AsRejection, Classify, Rejection, observe};
 use tower_service::Service;
 
 use crate::{
@@ -144,11 +144,8 @@ where
                     classify,
                 } => {
                     let result = ready!(inner.poll(cx));
-                    match observe(classify, result.as_ref()).map(|seen| seen.outcome) {
-                        Some(Outcome::Throttled { retry_after }) => {
-                            dispatched.throttled(retry_after);
-                        }
-                        Some(_) => dispatched.served(),
+                    match observe(classify, result.as_ref()) {
+                        Some(seen) => dispatched.observed(seen),
                         // A layer further in refused it.
                         None => dispatched.not_made(),
                     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use toolweir_core::{Delivery, Observation, Outcome};
 
 use crate::{
     RateLimitConfig, RateLimitState,
@@ -120,8 +121,18 @@ impl Dispatched {
         }
     }
 
+    /// How it went.
+    pub(crate) fn observed(&self, seen: Observation) {
+        match (seen.outcome, seen.delivery) {
+            (Outcome::Throttled { retry_after }, _) => self.throttled(retry_after),
+            (_, Delivery::Executed) => self.served(),
+            // Whether it fits the quota, only a server can say that has answered.
+            _ => {}
+        }
+    }
+
     /// The server has dealt with it.
-    pub(crate) fn served(&self) {
+    fn served(&self) {
         if let Some(sent) = self.sent {
             let (cost, now) = (self.receipt.cost(), Instant::now());
             self.shared.with(|limiter| limiter.served(sent, cost, now));
@@ -136,7 +147,7 @@ impl Dispatched {
     }
 
     /// The server asks for fewer calls.
-    pub(crate) fn throttled(&self, retry_after: Option<Duration>) {
+    fn throttled(&self, retry_after: Option<Duration>) {
         let now = Instant::now();
         self.shared
             .with(|limiter| limiter.throttled(self.sent, retry_after, now));

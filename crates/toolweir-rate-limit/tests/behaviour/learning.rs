@@ -67,9 +67,10 @@ async fn a_rate_that_nobody_wants_to_exceed_does_not_rise() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_served_and_a_refusal_further_in_is_not() {
+async fn only_an_answer_of_the_server_raises_the_rate() {
     for (answer, interval) in [
-        (Answer::Fail, 500),
+        (Answer::Fail(Delivery::Executed), 500),
+        (Answer::Fail(Delivery::Ambiguous), 1000),
         (Answer::Refuse, 1000),
         (Answer::Panic, 1000),
     ] {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use tokio::time::{Instant, advance};
-use toolweir_core::{AsRejection, BoxError, Reason, ReportState};
+use toolweir_core::{AsRejection, BoxError, Delivery, Reason, ReportState};
 use toolweir_rate_limit::{
     PausedBy, RateLimitConfig, RateLimitConfigBuilder, RateLimitHandle, RateLimitLayer,
 };
@@ -756,13 +756,19 @@ mod pauses {
     #[tokio::test(start_paused = true)]
     async fn only_throttled_answers_pause() {
         let mut rig = rig(10);
-        for answer in [Answer::Done, Answer::Fail, Answer::Refuse, Answer::Panic] {
+        for answer in [
+            Answer::Done,
+            Answer::Fail(Delivery::Executed),
+            Answer::Fail(Delivery::Ambiguous),
+            Answer::Refuse,
+            Answer::Panic,
+        ] {
             rig.answered(answer);
         }
         let state = rig.handle.state();
         assert_eq!((state.paused_ms, state.throttled_calls), (None, 0));
         // What was refused further in costs nothing.
-        assert_eq!(state.available, 7);
+        assert_eq!(state.available, 6);
     }
 
     /// The pause is there before the caller learns of it.

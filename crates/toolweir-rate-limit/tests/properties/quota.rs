@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::{Instant, advance};
-use toolweir_core::{Reason, ReportState};
+use toolweir_core::{Delivery, Reason, ReportState};
 use toolweir_rate_limit::RateLimitConfig;
 
 use super::{
@@ -91,7 +91,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Answer::Done),
         3 => prop::option::of(0..800 * MILLI)
             .prop_map(|wait| Answer::Throttled(wait.map(duration))),
-        1 => Just(Answer::Fail),
+        1 => Just(Answer::Fail(Delivery::Ambiguous)),
         1 => Just(Answer::Refuse),
         1 => Just(Answer::Panic),
     ];

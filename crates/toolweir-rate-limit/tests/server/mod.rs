@@ -54,7 +54,8 @@ impl Facts<Job> for JobFacts {
 pub(crate) enum Answer {
     Done,
     Throttled(Option<Duration>),
-    Fail,
+    /// It fails, and this is known of what the server has done.
+    Fail(Delivery),
     /// A layer in front of the server refuses.
     Refuse,
     Panic,
@@ -169,7 +170,8 @@ impl Future for Reply {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|answer| match answer? {
-            Answer::Fail => Err("connection reset".into()),
+            Answer::Fail(Delivery::Executed) => Err("internal error".into()),
+            Answer::Fail(_) => Err(LOST.into()),
             Answer::Refuse => Err(Rejection::new("inner-layer", Reason::QueueFull).into()),
             // As a panic does, without its message on the terminal.
             Answer::Panic => resume_unwind(Box::new("the server panics")),
@@ -178,7 +180,15 @@ impl Future for Reply {
     }
 }
 
+const LOST: &str = "connection reset";
+
 fn classify(result: Result<&Answer, &BoxError>) -> Observation {
+    let lost = result.is_err_and(|error| error.to_string() == LOST);
+    let delivery = if lost {
+        Delivery::Ambiguous
+    } else {
+        Delivery::Executed
+    };
     let outcome = match result {
         Ok(Answer::Throttled(retry_after)) => Outcome::Throttled {
             retry_after: *retry_after,
@@ -188,7 +198,7 @@ fn classify(result: Result<&Answer, &BoxError>) -> Observation {
         Err(error) if error.as_rejection().is_some() => Outcome::Throttled { retry_after: None },
         Err(_) => Outcome::Failure,
     };
-    Observation::new(outcome, Delivery::Executed)
+    Observation::new(outcome, delivery)
 }
 
 type Classifier = fn(Result<&Answer, &BoxError>) -> Observation;
