@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::task::{JoinSet, yield_now};
 use toolweir_core::{Delivery, Outcome};
 use toolweir_mcp::{
     BearerToken, HttpServer, McpService, McpServiceBuilder, ToolCall, ToolError, ToolResponse,
@@ -201,6 +202,37 @@ async fn each_request_has_a_connection_unless_they_are_kept() {
         call(&kept, "echo").await.unwrap();
     }
     assert_eq!(http.connections(), before);
+}
+
+#[tokio::test]
+async fn no_more_requests_are_on_their_way_than_are_allowed() {
+    let (_server, http) = served();
+    let few = service(HttpServer::new(http.url()).max_concurrent_requests(2));
+    few.handle().connect().await.unwrap();
+    let other = service(HttpServer::new(http.url()));
+    // They are read, and then nothing comes: no answer has begun.
+    http.fault(Posts::calls(), HttpFault::Hang);
+    let mut calls = JoinSet::new();
+    let call_on = |mcp: &McpService| {
+        let mcp = mcp.clone();
+        async move { call(&mcp, "echo").await.is_ok() }
+    };
+    let first = calls.spawn(call_on(&few));
+    for _ in 1..5 {
+        calls.spawn(call_on(&few));
+    }
+    for expected in [2, 3] {
+        while http.faults() < expected {
+            yield_now().await;
+        }
+        // What was sent meanwhile would have come before the last of these.
+        for _ in 0..10 {
+            other.handle().ping().await.unwrap();
+        }
+        assert_eq!(http.faults(), expected);
+        // Whoever gives up makes room.
+        first.abort();
+    }
 }
 
 #[tokio::test]
