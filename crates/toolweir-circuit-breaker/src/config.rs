@@ -282,7 +282,7 @@ impl CircuitBreakerConfigBuilder {
     }
 
     /// How long to pause for a throttled answer that names no time: more than zero, by default 5
-    /// seconds.
+    /// seconds. It is never longer than [`max_retry_after`](Self::max_retry_after).
     pub const fn default_retry_after(mut self, duration: Duration) -> Self {
         self.default_retry_after = duration;
         self

@@ -6,7 +6,12 @@
 //! its turn comes is passed over and stands with the newest, so that it does not keep others from
 //! leaving.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -25,8 +30,8 @@ struct Entry<T> {
 }
 
 #[derive(Debug)]
-pub(super) struct Table<T> {
-    places: HashMap<Arc<str>, usize>,
+pub(super) struct Table<T, H = RandomState> {
+    places: HashMap<Arc<str>, usize, H>,
     entries: Vec<Option<Entry<T>>>,
     free: Vec<usize>,
     newest: Option<usize>,
@@ -39,8 +44,14 @@ pub(super) struct Table<T> {
 
 impl<T: MayLeave> Table<T> {
     pub(super) fn new(max: usize, idle: Duration) -> Self {
+        Self::with_hasher(max, idle, RandomState::new())
+    }
+}
+
+impl<T: MayLeave, H: BuildHasher> Table<T, H> {
+    fn with_hasher(max: usize, idle: Duration, hasher: H) -> Self {
         Self {
-            places: HashMap::new(),
+            places: HashMap::with_hasher(hasher),
             entries: Vec::new(),
             free: Vec::new(),
             newest: None,
@@ -194,6 +205,8 @@ impl<T: MayLeave> Table<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::{prelude::*, test_runner::RngAlgorithm};
 
     use super::*;
@@ -285,6 +298,34 @@ mod tests {
             2 => Just(Ties::UntilIdle),
             1 => Just(Ties::ForEver),
         ]
+    }
+
+    /// Counts the keys that are hashed.
+    #[derive(Default)]
+    struct Counting(RandomState, Cell<usize>);
+
+    impl BuildHasher for Counting {
+        type Hasher = <RandomState as BuildHasher>::Hasher;
+
+        fn build_hasher(&self) -> Self::Hasher {
+            self.1.set(self.1.get() + 1);
+            self.0.build_hasher()
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_there_is_hashed_once() {
+        let now = Instant::now();
+        let mut keys = Table::with_hasher(10, Duration::MAX, Counting::default());
+        for number in 0..10 {
+            let ties = Ties::None;
+            keys.insert(number.to_string().into(), Value { ties, number }, now);
+        }
+        let before = keys.places.hasher().1.get();
+        for number in 0..10 {
+            assert!(keys.get(&number.to_string(), now).is_some());
+        }
+        assert_eq!(keys.places.hasher().1.get() - before, 10);
     }
 
     proptest! {
