@@ -86,7 +86,7 @@ impl ToolActivities {
         let facts = call::Facts::of(context.info());
         let entry = self.entry(&input.server, &input.tool)?;
         let (progress, reports) = watch::channel(None);
-        let earlier = attempt::earlier(context.info().attempt, context.heartbeat_details());
+        let earlier = attempt::earlier(&context);
         let call = call::tool_call(&facts, &input, earlier).with_progress(progress);
         let said = || reports.borrow().as_ref().map(of_progress);
         let result = beating(&context, said, entry.service().oneshot(call)).await?;

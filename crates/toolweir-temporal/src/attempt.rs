@@ -1,7 +1,7 @@
 //! What an attempt knows of those before it.
 
 use serde::{Deserialize, Serialize};
-use temporalio_sdk::activities::{ActivityContext, ActivityHeartbeatDetails};
+use temporalio_sdk::activities::ActivityContext;
 use toolweir_core::Delivery;
 
 /// The last heartbeat details of an attempt that reports how it ended.
@@ -15,10 +15,14 @@ struct Settled {
 }
 
 /// What is known of the attempt before this one, where it did not report how it ended.
-pub(crate) fn earlier(attempt: u32, details: &ActivityHeartbeatDetails) -> Option<Delivery> {
-    let before = attempt.checked_sub(1).filter(|before| *before > 0)?;
+pub(crate) fn earlier(context: &ActivityContext) -> Option<Delivery> {
+    let info = context.info();
+    // A local activity has no heartbeats, and is repeated by the worker that has heard how it ended.
+    let before = info.attempt.checked_sub(1).filter(|before| *before > 0);
+    let before = before.filter(|_| !info.is_local)?;
     // Details of another kind are those of a call that was under way.
-    let settled = details.deserialize::<Settled>().ok().flatten();
+    let settled = context.heartbeat_details().deserialize::<Settled>();
+    let settled = settled.ok().flatten();
     let is_settled = settled.is_some_and(|settled| settled.settled_attempt == before);
     (!is_settled).then_some(Delivery::Ambiguous)
 }

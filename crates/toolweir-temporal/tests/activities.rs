@@ -183,6 +183,19 @@ async fn who_did_not_report_how_it_ended_is_not_followed_where_that_may_do_harm(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_local_activity_is_repeated_by_the_worker_that_knows_how_it_ended() {
+    let server = ScriptedServer::new();
+    let mut info = info(2);
+    info.is_local = true;
+    let environment = ActivityEnvironment::builder()
+        .register_activities(activities(&server))
+        .info(info)
+        .build();
+    run(&environment, input("fail", &json!({}))).await.unwrap();
+    assert_eq!(server.stats().calls_of("fail"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_that_is_to_be_repeated_says_that_it_reports_how_it_ended() {
     for (tool, answer, settles) in [
         // Throttled: it is to be repeated, and was not executed.
