@@ -265,6 +265,24 @@ mod tests {
     }
 
     #[test]
+    fn who_had_his_back_sooner_because_others_were_refused_gets_no_more() {
+        let second = Duration::from_secs(1);
+        let nanos: u64 = Nanos::from(second).into();
+        let mut bucket = Bucket::new(second, NonZeroU32::MIN.saturating_add(1));
+        let take = |bucket: &Bucket, now| {
+            assert!(bucket.take(NonZeroU32::MIN, now).is_ok());
+            bucket.receipt(NonZeroU32::MIN)
+        };
+        let (first, second) = (take(&bucket, 0), take(&bucket, 0));
+        assert!(bucket.refund(first, 0));
+        // Now that of the second is back after one second, and the bucket full.
+        take(&bucket, nanos * 6 / 5);
+        let full_at = bucket.mark().0;
+        assert!(!bucket.refund(second, nanos * 3 / 2));
+        assert_eq!(bucket.mark().0, full_at);
+    }
+
+    #[test]
     fn however_many_are_refused_meanwhile_who_came_before_them_gets_his_back() {
         let second = Duration::from_secs(1);
         let burst = NonZeroU32::MIN.saturating_add(1);
