@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::{JoinSet, yield_now};
-use toolweir_core::{Delivery, Outcome};
+use toolweir_core::{AsRejection as _, Delivery, Outcome, Reason, Rejection};
 use toolweir_mcp::{
     BearerToken, HttpServer, McpService, McpServiceBuilder, ToolCall, ToolError, ToolResponse,
 };
@@ -278,6 +278,47 @@ async fn each_principal_has_a_session_and_a_token() {
         assert_eq!(http.last_bearer(), Some(format!("token-of-{user}")));
     }
     assert_eq!(server.stats().initializes, 2);
+}
+
+/// A server that lets anna in and nobody else, and one connection for all.
+fn for_anna_alone() -> (ScriptedServer, HttpScriptedServer, McpService) {
+    let (server, http) = served();
+    http.require_bearer("token-of-anna");
+    let url = http.url();
+    let mcp = McpService::builder("music").http_per_principal(1, move |user| {
+        let token = BearerToken::new(format!("token-of-{user}"));
+        Ok(HttpServer::new(url.clone()).bearer(token))
+    });
+    (server, http, mcp.build().unwrap())
+}
+
+fn of(user: &str, tool: &'static str) -> ToolCall {
+    ToolCall::new(tool).with_principal(user)
+}
+
+#[tokio::test]
+async fn whom_the_server_does_not_let_in_costs_nobody_a_connection() {
+    let (server, _http, mcp) = for_anna_alone();
+    mcp.clone().oneshot(of("anna", "echo")).await.unwrap();
+    let error = mcp.clone().oneshot(of("mallory", "echo")).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.observation().outcome, Outcome::Unauthorized);
+    mcp.clone().oneshot(of("anna", "echo")).await.unwrap();
+    assert_eq!(server.stats().initializes, 1);
+}
+
+#[tokio::test]
+async fn who_finds_all_connections_in_use_is_refused_before_the_server_is_asked() {
+    let (server, http, mcp) = for_anna_alone();
+    let busy = mcp.clone().oneshot(of("anna", "hang"));
+    let busy = tokio::spawn(busy);
+    server.wait_for(|stats| stats.calls_of("hang") == 1).await;
+    let before = http.connections();
+    let error = mcp.clone().oneshot(of("bob", "echo")).await.unwrap_err();
+    let reason = error.as_rejection().map(Rejection::reason);
+    assert_eq!(reason, Some(Reason::ConnectionsFull), "{error}");
+    assert_eq!(http.connections(), before);
+    busy.abort();
 }
 
 #[tokio::test]

@@ -145,6 +145,18 @@ impl Connector {
         }
     }
 
+    /// Takes the place of a process, which costs as much as a connection from its start on. A factory
+    /// takes one when it has a transport, and over HTTP whoever the server lets in: so far there must be one
+    /// to take.
+    fn may_begin(&self, place: &Place) -> bool {
+        match self {
+            Self::Stdio(_) => place.take(),
+            #[cfg(feature = "http")]
+            Self::Http(_) => place.is_there(),
+            Self::Factory(_) => true,
+        }
+    }
+
     async fn connect_in(
         &self,
         dialect: Dialect,
@@ -152,8 +164,7 @@ impl Connector {
     ) -> Result<(Client, Option<Process>), ConnectError> {
         let error = ConnectError::new(Connecting::Start, attempted.server, self, attempted.within);
         let (listener, until) = (attempted.listener.clone(), attempted.until);
-        // A factory asks when it has a transport.
-        if !matches!(self, Self::Factory(_)) && !attempted.place.take() {
+        if !self.may_begin(&attempted.place) {
             return Err(error.because(NO_PLACE.into()));
         }
         let (shaken, process) = match self {
@@ -188,7 +199,8 @@ impl Connector {
         };
         let error = match shaken {
             Ok(Ok(client)) => match dialect.checked(client) {
-                Ok(client) => return Ok((client, process)),
+                Ok(client) if attempted.place.take() => return Ok((client, process)),
+                Ok(_) => error.because(NO_PLACE.into()),
                 Err(unknown) => error.at(Connecting::Handshake).because(unknown),
             },
             Ok(Err(failed)) => error.refused(failed),

@@ -9,6 +9,10 @@ pub(super) trait Places: Send + Sync {
     /// How many there are.
     fn most(&self) -> usize;
 
+    /// Whether one could be taken now.
+    #[cfg(feature = "http")]
+    fn is_there(&self) -> bool;
+
     /// Takes the place, for which an idle connection may have to go; `false` if none can. Once taken it
     /// is kept until it is [left](Self::leave).
     fn take(&self) -> bool;
@@ -41,6 +45,23 @@ impl Place {
         let got = self.0.places.as_ref().is_none_or(|places| places.take());
         *lock(&self.0.taken) = Some(got);
         got
+    }
+
+    /// Whether it is taken, or could be. Where it could not, it is as if it was asked for.
+    #[cfg(feature = "http")]
+    pub(super) fn is_there(&self) -> bool {
+        if let Some(known) = *lock(&self.0.taken) {
+            return known;
+        }
+        let is_there = self
+            .0
+            .places
+            .as_ref()
+            .is_none_or(|places| places.is_there());
+        if !is_there {
+            *lock(&self.0.taken) = Some(false);
+        }
+        is_there
     }
 
     /// Whether it was asked for in vain.

@@ -333,6 +333,14 @@ impl Places for PrincipalsPlace {
         self.most
     }
 
+    #[cfg(feature = "http")]
+    fn is_there(&self) -> bool {
+        let state = self.state.upgrade();
+        state.is_some_and(|state| {
+            lock(&state).has_place_for(&self.principal, self.number, self.most)
+        })
+    }
+
     fn take(&self) -> bool {
         let Some(state) = self.state.upgrade() else {
             return false;
@@ -418,6 +426,19 @@ impl State {
         let principal = oldest.map(|(principal, _)| (*principal).clone());
         let principal = principal.ok_or(NoManager::Full(most))?;
         Ok(self.remove(&principal))
+    }
+
+    /// Whether one of `most` places could be given to the slot of this number.
+    #[cfg(feature = "http")]
+    fn has_place_for(&self, principal: &str, number: u64, most: usize) -> bool {
+        let Some(slot) = self.managers.get(principal) else {
+            return false;
+        };
+        let mut others = self.managers.values().filter(|slot| slot.has_place());
+        slot.number == number
+            && (slot.has_place()
+                || others.clone().count() < most
+                || others.any(|slot| !slot.is_in_use()))
     }
 
     /// Gives one of `most` places to the slot of this number: `false` if there is none, or the
