@@ -3,8 +3,10 @@
 use std::{
     collections::BTreeSet,
     fs,
+    num::NonZero,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,7 +17,7 @@ use crate::workspace;
 #[derive(Args)]
 #[group(multiple = false)]
 pub(crate) struct Arguments {
-    /// Also run the tests against mutants of the state machines, which takes hours.
+    /// Also run the tests against mutants of the state machines, which takes an hour or two.
     #[arg(long)]
     full: bool,
 
@@ -71,6 +73,9 @@ const MUTATED: [(&str, &[&str]); 4] = [
 
 /// Where the mutants are named that no test can tell from the original.
 const EXPLAINED: &str = "docs/mutants.md";
+
+/// Each job has a copy of the workspace, and of what is built.
+const MOST_JOBS: usize = 4;
 
 const MUTANTS_VERSION: &str = "27.1.0";
 
@@ -162,6 +167,8 @@ fn mutants(only: Option<&str>) -> Result<()> {
 fn survivors(cargo_mutants: &Path, package: &str, files: &[&str]) -> Result<Vec<String>> {
     let output = workspace::target().join("mutants").join(package);
     fs::create_dir_all(&output)?;
+    let jobs = thread::available_parallelism().map_or(1, NonZero::get);
+    let jobs = jobs.min(MOST_JOBS).to_string();
     let mut mutate = Command::new(cargo_mutants);
     mutate
         .current_dir(workspace::root())
@@ -173,8 +180,13 @@ fn survivors(cargo_mutants: &Path, package: &str, files: &[&str]) -> Result<Vec<
             "--colors",
             "never",
         ])
+        // It runs tests side by side, and stops at the first that fails.
+        .args(["--test-tool", "nextest", "--jobs", &jobs])
         .args(["--minimum-test-timeout", "60", "--output"])
-        .arg(&output);
+        .arg(&output)
+        // Nobody looks for the line that panicked.
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env("CARGO_PROFILE_TEST_DEBUG", "0");
     for file in files {
         mutate
             .arg("--file")
