@@ -146,7 +146,6 @@ async fn exchange(
         Err(error) if is_session_lost(&error) => {
             manager.failed(link.generation(), &error);
             drop(link);
-            permit(&manager, call, Delivery::NotSent)?;
             Box::pin(once_more(&manager, limits, call, &time)).await?
         }
         answer => answer.inspect_err(|error| manager.failed(link.generation(), error)),
@@ -194,6 +193,9 @@ async fn once_more(
         Ok(link) => link.map_err(|no_link| unavailable(manager.name(), no_link))?,
         Err(_) => return Err(time.is_over(&tool, Delivery::NotSent)),
     };
+    // What an earlier attempt has done, this server may see otherwise than the one before it.
+    let earlier = call.earlier_attempt().unwrap_or(Delivery::NotSent);
+    permit(manager, call, earlier)?;
     let answer = request::call(&link, call, limits, time.until, false).await;
     let answer = answer.map_err(|_| time.is_over(&tool, Delivery::Ambiguous))?;
     Ok(answer.inspect_err(|error| manager.failed(link.generation(), error)))

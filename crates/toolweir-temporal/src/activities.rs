@@ -5,6 +5,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use temporalio_macros::activities;
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use tokio::sync::watch;
+use toolweir_core::Delivery;
 use toolweir_mcp::{Entry, Progress, ServerRegistry};
 use toolweir_workflow::{
     CallProgress, CallTool, CallToolInput, CallToolOutput, Preflight, PreflightInput,
@@ -31,10 +32,15 @@ impl ToolActivities {
         Self { registry }
     }
 
-    fn entry(&self, server: &str, tool: &str) -> Result<&Entry, ActivityError> {
-        self.registry
-            .get(server)
-            .map_err(|unknown| ActivityError::application(failure::unknown_server(tool, unknown)))
+    fn entry(
+        &self,
+        server: &str,
+        tool: &str,
+        earlier: Option<Delivery>,
+    ) -> Result<&Entry, ActivityError> {
+        self.registry.get(server).map_err(|unknown| {
+            ActivityError::application(failure::unknown_server(tool, unknown, earlier))
+        })
     }
 }
 
@@ -84,9 +90,9 @@ impl ToolActivities {
         input: CallToolInput,
     ) -> Result<CallToolOutput, ActivityError> {
         let facts = call::Facts::of(context.info());
-        let entry = self.entry(&input.server, &input.tool)?;
-        let (progress, reports) = watch::channel(None);
         let earlier = attempt::earlier(&context);
+        let entry = self.entry(&input.server, &input.tool, earlier)?;
+        let (progress, reports) = watch::channel(None);
         let call = call::tool_call(&facts, &input, earlier).with_progress(progress);
         let said = || reports.borrow().as_ref().map(of_progress);
         let result = beating(&context, said, entry.service().oneshot(call)).await?;
@@ -118,7 +124,7 @@ impl ToolActivities {
         context: ActivityContext,
         input: PreflightInput,
     ) -> Result<PreflightReport, ActivityError> {
-        let entry = self.entry(&input.server, "preflight")?;
+        let entry = self.entry(&input.server, "preflight", None)?;
         beating(&context, || None, preflight::report(entry)).await
     }
 }

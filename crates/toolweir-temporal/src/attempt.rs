@@ -17,13 +17,19 @@ struct Settled {
 /// What is known of the attempt before this one, where it did not report how it ended.
 pub(crate) fn earlier(context: &ActivityContext) -> Option<Delivery> {
     let info = context.info();
-    // A local activity has no heartbeats, and is repeated by the worker that has heard how it ended.
-    let before = info.attempt.checked_sub(1).filter(|before| *before > 0);
-    let before = before.filter(|_| !info.is_local)?;
+    // A local activity has no heartbeats: it is repeated by the worker that has heard how it ended, and
+    // when that dies it begins anew, of which it knows nothing.
+    if info.is_local {
+        return None;
+    }
+    let details = context.heartbeat_details();
     // Details of another kind are those of a call that was under way.
-    let settled = context.heartbeat_details().deserialize::<Settled>();
-    let settled = settled.ok().flatten();
-    let is_settled = settled.is_some_and(|settled| settled.settled_attempt == before);
+    let settled = details.deserialize::<Settled>().ok().flatten();
+    let is_settled = match info.attempt.checked_sub(1).filter(|before| *before > 0) {
+        Some(before) => settled.is_some_and(|settled| settled.settled_attempt == before),
+        // The first, or one that an operator's reset has made the first: what was before it is not counted.
+        None => settled.is_some() || details.raw().is_empty(),
+    };
     (!is_settled).then_some(Delivery::Ambiguous)
 }
 

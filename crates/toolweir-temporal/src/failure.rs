@@ -216,11 +216,22 @@ const fn delivery_word(delivery: Delivery) -> &'static str {
     }
 }
 
-/// A server that the worker does not have.
-pub(crate) fn unknown_server(tool: &str, unknown: UnknownServer) -> ApplicationFailure {
-    let details = FailureDetails::new(unknown.name(), tool);
+/// A server that the worker does not have. The worker of an attempt `earlier` may have had it.
+pub(crate) fn unknown_server(
+    tool: &str,
+    unknown: UnknownServer,
+    earlier: Option<Delivery>,
+) -> ApplicationFailure {
+    let mut details = FailureDetails::new(unknown.name(), tool);
+    let delivery = attempt::of_both(earlier, Delivery::NotSent);
+    details.delivery = delivery_word(delivery).to_owned();
+    let kind = if may_repeat(delivery, ToolHints::default()) {
+        FailureKind::UnknownServer
+    } else {
+        FailureKind::OutcomeUnknown
+    };
     ApplicationFailure::builder(unknown)
-        .type_name(FailureKind::UnknownServer.as_str().to_owned())
+        .type_name(kind.as_str().to_owned())
         .non_retryable(true)
         .details(details)
         .build()

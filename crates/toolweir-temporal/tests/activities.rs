@@ -141,11 +141,11 @@ async fn an_answer_keeps_its_structure() {
 async fn who_did_not_report_how_it_ended_is_not_followed_where_that_may_do_harm() {
     let server = ScriptedServer::new();
     let activities = activities(&server);
-    let under_way = Some(json!({ "done": 3.0, "total": 12.0 }));
+    let under_way = || Some(json!({ "done": 3.0, "total": 12.0 }));
     for (tool, environment, sent) in [
         ("fail", after(&activities, 1, None), true),
         ("fail", after(&activities, 2, None), false),
-        ("fail", after(&activities, 2, under_way), false),
+        ("fail", after(&activities, 2, under_way()), false),
         (
             "fail",
             after(&activities, 2, Some(json!({ "settled_attempt": 1 }))),
@@ -160,6 +160,14 @@ async fn who_did_not_report_how_it_ended_is_not_followed_where_that_may_do_harm(
         (
             "fail",
             after(&activities, 3, Some(json!({ "settled_attempt": 2 }))),
+            true,
+        ),
+        // An operator has reset it: what was before is not counted, and may have been executed.
+        ("fail", after(&activities, 1, under_way()), false),
+        ("fail", after(&activities, 1, Some(Value::Null)), false),
+        (
+            "fail",
+            after(&activities, 1, Some(json!({ "settled_attempt": 7 }))),
             true,
         ),
         ("echo", after(&activities, 2, None), true),
@@ -179,6 +187,18 @@ async fn who_did_not_report_how_it_ended_is_not_followed_where_that_may_do_harm(
         assert_eq!(failure.type_name(), Some("OutcomeUnknown"));
         assert!(failure.is_non_retryable());
         assert!(failure.to_string().contains("did not report"), "{failure}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_this_worker_does_not_have_may_have_been_another_workers() {
+    let activities = activities(&ScriptedServer::new());
+    for (attempt, name) in [(1, "UnknownMcpServer"), (2, "OutcomeUnknown")] {
+        let environment = after(&activities, attempt, None);
+        let call = CallToolInput::new("spotify", "add");
+        let failure = failure(run(&environment, call).await);
+        assert_eq!(failure.type_name(), Some(name));
+        assert!(failure.is_non_retryable());
     }
 }
 
