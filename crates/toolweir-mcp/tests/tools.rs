@@ -278,6 +278,21 @@ async fn a_list_that_could_not_be_read_is_read_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_list_is_read_later_too_where_it_could_not_be_read() {
+    let server = Changing::default();
+    *server.shared.read_only.lock().unwrap() = true;
+    server.shared.no_list.store(true, Ordering::SeqCst);
+    let mcp = server.service();
+    let handle = mcp.handle();
+    handle.connect().await.unwrap();
+    server.shared.no_list.store(false, Ordering::SeqCst);
+    assert!(!handle.hints("play").is_repeatable(), "nobody has said so");
+    sleep(Duration::from_secs(60)).await;
+    assert!(handle.hints("play").is_repeatable());
+    assert_eq!(server.lists(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_principals_server_speaks_for_its_own_tools() {
     let servers = [("anna", true), ("bob", false), ("carl", true)].map(|(user, read_only)| {
         let server = Changing::default();

@@ -573,9 +573,10 @@ async fn keep(
     mut over: watch::Receiver<bool>,
     generation: u64,
     stop_after: Option<Duration>,
+    listed: bool,
 ) {
     let mut idle = pin!(Link::idle_for(link.clone(), stop_after));
-    let mut reading = pin!(read_on(shared.clone(), link.clone()));
+    let mut reading = pin!(read_on(shared.clone(), link.clone(), listed));
     let mut listening = pin!(listen_on(link.clone()));
     loop {
         tokio::select! {
@@ -603,14 +604,14 @@ async fn ends(over: &mut watch::Receiver<bool>) {
     let _ = over.wait_for(|over| *over).await;
 }
 
-/// Reads the list of tools again whenever it is outdated, as long as there is a connection.
-async fn read_on(shared: Weak<Shared>, link: Weak<Link>) {
+/// Reads the list of tools again whenever it is outdated, or could not be read, as long as there is a
+/// connection. `answered` says whether the first reading was.
+async fn read_on(shared: Weak<Shared>, link: Weak<Link>, mut answered: bool) {
     // It has listened since before the first reading, and goes on while it reads: what changes then
     // is read again.
     let Some(mut changes) = link.upgrade().map(|link| link.changes()) else {
         return pending().await;
     };
-    let mut answered = true;
     loop {
         // A server that changes its mind all the time is not asked all the time.
         if answered {
@@ -687,8 +688,8 @@ impl Attempt {
                 let generation = self.shared.lock().made + 1;
                 let link = Link::new(client, process, listener, generation);
                 // A server that lists slowly is a slow start; one that never does is still there.
-                let _ = timeout_at(until, self.shared.read_hints(&link)).await;
-                self.succeeded(Arc::new(link), dialect);
+                let listed = timeout_at(until, self.shared.read_hints(&link)).await;
+                self.succeeded(Arc::new(link), dialect, listed.unwrap_or(false));
             }
             Err(error) => match &self.shared.places {
                 Some(places) if attempted.place.is_refused() => {
@@ -721,7 +722,8 @@ impl Attempt {
         self.did_not_start(NoLink::StillEnding(waited));
     }
 
-    fn succeeded(&self, link: Arc<Link>, dialect: Dialect) {
+    /// There is a connection. Where its tools were not `listed` they are asked for again.
+    fn succeeded(&self, link: Arc<Link>, dialect: Dialect, listed: bool) {
         let mut state = self.shared.lock();
         if !self.is_current(&state) {
             return;
@@ -739,6 +741,7 @@ impl Attempt {
             link.over(),
             link.generation,
             settings.stop_after_idle,
+            listed,
         ));
         tracing::info!(server = %settings.name, "connected to the MCP server");
         self.tell.send_replace(Some(Ok(link)));
