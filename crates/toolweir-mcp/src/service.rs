@@ -254,6 +254,8 @@ async fn in_time(call: &ToolCall, manager: &Manager) -> Result<UnderWay, ToolErr
         return Err(too_late());
     }
     match timeout_at(deadline, link(manager)).await {
+        // A busy runtime may see both at once, the connection and that it comes too late.
+        Ok(Ok(_)) if deadline <= Instant::now() => Err(too_late()),
         Ok(link) => link.map_err(unavailable),
         Err(_) => Err(too_late()),
     }

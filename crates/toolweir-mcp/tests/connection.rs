@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::{
-    future::{pending, ready},
+    future::{pending, poll_fn, ready},
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -21,7 +21,7 @@ use tokio::{
     },
     sync::Semaphore,
     task::{JoinHandle, yield_now},
-    time::{Instant, sleep},
+    time::{Instant, advance, sleep},
 };
 use toolweir_core::{
     AsRejection as _, BoxError, Delivery, Outcome, Reason, Rejection, ReportState as _,
@@ -245,6 +245,24 @@ async fn a_deadline_that_passes_while_connecting_leaves_the_connect_to_others() 
     assert_eq!(error.observation().outcome, Outcome::Ignored);
     call(&mcp, "echo").await.unwrap();
     assert_eq!(made.load(Ordering::SeqCst), 1);
+}
+
+/// A busy runtime sees both at once.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_when_there_is_a_connection_has_passed() {
+    let server = ScriptedServer::new();
+    let mcp = service(&server);
+    let late = ToolCall::new("echo").with_deadline(Instant::now() + Duration::from_secs(1));
+    let mut late = pin!(mcp.clone().oneshot(late));
+    let waits = poll_fn(|cx| Poll::Ready(late.as_mut().poll(cx).is_pending()));
+    assert!(waits.await);
+    mcp.handle().connect().await.unwrap();
+    advance(Duration::from_secs(2)).await;
+    let error = late.await.unwrap_err();
+    let reason = error.as_rejection().map(Rejection::reason);
+    assert_eq!(reason, Some(Reason::DeadlineTooShort), "{error:?}");
+    call(&mcp, "meta").await.unwrap();
+    assert_eq!(server.stats().calls_of("echo"), 0);
 }
 
 #[tokio::test(start_paused = true)]
