@@ -90,7 +90,14 @@ async fn silence(mut heard: watch::Receiver<()>, idle: Option<Duration>, until: 
         let end = silent.map_or(until, |silent| silent.min(until));
         tokio::select! {
             biased;
-            () = sleep_until(end) => return,
+            () = sleep_until(end) => {
+                // A busy runtime may see a report and the end at once: then it was not silent.
+                let was_heard = matches!(heard.has_changed(), Ok(true));
+                if !was_heard || until <= Instant::now() {
+                    return;
+                }
+                heard.mark_unchanged();
+            }
             // The route holds a sender as long as this is polled.
             _ = heard.changed() => {}
         }
@@ -150,5 +157,41 @@ impl Drop for Abandoned {
             let cancelled = CancelledNotificationParam::new(Some(id), None);
             let _ = peer.notify_cancelled(cancelled).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Future as _, poll_fn},
+        pin::pin,
+        task::Poll,
+    };
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_is_seen_late_was_no_silence() {
+        let (idle, second) = (Duration::from_secs(10), Duration::from_secs(1));
+        let until = Instant::now() + idle * 4;
+        let (heard, hears) = watch::channel(());
+        let mut silent = pin!(silence(hears, Some(idle), until));
+        for _ in 0..3 {
+            let waits = poll_fn(|cx| Poll::Ready(silent.as_mut().poll(cx).is_pending()));
+            assert!(waits.await);
+            advance(idle - second).await;
+            heard.send_replace(());
+            // Nobody has looked since.
+            advance(second * 2).await;
+        }
+        let waits = poll_fn(|cx| Poll::Ready(silent.as_mut().poll(cx).is_pending()));
+        assert!(waits.await);
+        // However much it says, its time has an end.
+        heard.send_replace(());
+        advance(idle).await;
+        silent.await;
+        assert!(Instant::now() < until + second * 5);
     }
 }
