@@ -63,7 +63,8 @@ fn bounded(seconds: f64) -> Option<Duration> {
     bounded_by(seconds, LONGEST)
 }
 
-/// The time in `retry after 3s`, `retry after 1.5 seconds` or `retry after 250ms`, in lower case.
+/// The time in `retry after 3s`, `retry after 1.5 minutes` or `retry after 250ms`, in lower case: from
+/// milliseconds to days. A number without a unit is seconds.
 pub(super) fn in_text(text: &str) -> Option<Duration> {
     let rest = ["retry after", "retry-after:", "retry in"]
         .iter()
@@ -80,7 +81,12 @@ pub(super) fn in_text(text: &str) -> Option<Duration> {
     } else if unit.starts_with("min") || (unit.starts_with('m') && !unit.starts_with("mo")) {
         60.0
     } else {
-        1.0
+        let word = unit.split(|c: char| !c.is_ascii_alphabetic()).next();
+        match word {
+            Some("h" | "hr" | "hrs" | "hour" | "hours") => 3600.0,
+            Some("d" | "day" | "days") => 24.0 * 3600.0,
+            _ => 1.0,
+        }
     };
     bounded(value * unit)
 }
@@ -99,6 +105,10 @@ mod tests {
             ("retry after 1.5 seconds", Some(1500)),
             ("retry after 250ms", Some(250)),
             ("retry after 2m", Some(120_000)),
+            ("retry after 2 more seconds", Some(2000)),
+            ("retry after 0.5h", Some(1_800_000)),
+            ("retry after 1 hour", Some(3_600_000)),
+            ("retry after 2 days", Some(3_600_000)),
             ("retry-after: 7", Some(7000)),
             ("retry after never", None),
             ("retry after 1.2.3s", None),
