@@ -96,6 +96,29 @@ async fn a_start_after_idling_is_no_restart() {
     }
 }
 
+/// Fails so often that the next try is put off for long.
+async fn fail_often(server: &ScriptedServer, mcp: &McpService) {
+    server.refuse_connections(true);
+    for _ in 0..8 {
+        let error = call(mcp, "echo").await.unwrap_err();
+        sleep(error.retry_after().unwrap()).await;
+    }
+    server.refuse_connections(false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_forgotten_where_a_steady_connection_was_stopped() {
+    let server = ScriptedServer::new();
+    let mcp = builder(&server).stop_after_idle(MINUTE).build().unwrap();
+    fail_often(&server, &mcp).await;
+    call(&mcp, "echo").await.unwrap();
+    server.wait_for(|stats| stats.open_connections == 0).await;
+    assert!(mcp.handle().state().dormant);
+    server.refuse_connections(true);
+    let wait = call(&mcp, "echo").await.unwrap_err().retry_after();
+    assert!(wait.unwrap() < Duration::from_secs(1), "{wait:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn beyond_its_budget_a_server_is_given_up_until_a_reset() {
     let server = ScriptedServer::new();

@@ -51,6 +51,13 @@ impl Backoff {
         }
     }
 
+    /// A connection was given up, by no fault of its own, after it had lived for `lived`.
+    pub(crate) fn stopped(&mut self, lived: Duration) {
+        if lived >= STEADY {
+            *self = Self::default();
+        }
+    }
+
     /// Half to all of the exponential step, so that workers do not come back together.
     fn put_off(&mut self, now: Instant, spread: f64) {
         let doublings = self.failures.saturating_sub(1).min(16);

@@ -104,6 +104,11 @@ impl Link {
         self.peer.is_transport_closed()
     }
 
+    /// How long there has been this connection.
+    pub(crate) fn lived(&self) -> Duration {
+        Instant::now().saturating_duration_since(self.since)
+    }
+
     /// Returns when its process has ended, or with the link. Without a process it does not return.
     ///
     /// Most often the transport ends with it. A child that holds its pipes keeps that open: then

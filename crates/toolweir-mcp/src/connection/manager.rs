@@ -362,6 +362,7 @@ impl Manager {
         let old = std::mem::replace(&mut state.phase, Phase::LetGo(None));
         let phase = match old {
             Phase::Connected(link) => {
+                state.backoff.stopped(link.lived());
                 state.phase = Phase::LetGo(Some(link));
                 Phase::Idle
             }
@@ -518,9 +519,8 @@ impl Shared {
             _ => return,
         };
         state.leave_for(Phase::Idle);
-        let now = Instant::now();
-        let lived = now.saturating_duration_since(link.since);
-        state.backoff.lost(now, lived, fastrand::f64());
+        let lived = link.lived();
+        state.backoff.lost(Instant::now(), lived, fastrand::f64());
         state.failed = true;
         state.last_error = Some(Arc::new(self.error(Connecting::Lost)));
         drop(state);
@@ -547,6 +547,7 @@ impl Shared {
             }
             _ => return,
         };
+        state.backoff.stopped(link.lived());
         state.leave_for(Phase::Dormant);
         drop(state);
         tracing::info!(server = %self.settings.name, "stopped the idle MCP server");
@@ -839,6 +840,25 @@ mod tests {
         };
         let (link, ()) = tokio::join!(manager.link(), ends);
         link.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_forgotten_where_a_steady_connection_makes_room() {
+        for (lived, expected) in [(1, 30_000), (60, 250)] {
+            let manager = manager(&ScriptedServer::new());
+            for _ in 0..10 {
+                let now = Instant::now();
+                manager.shared.lock().backoff.failed(now, None, 1.0);
+            }
+            sleep(Duration::from_secs(30)).await;
+            manager.link().await.unwrap();
+            sleep(Duration::from_secs(lived)).await;
+            let Past(mut past) = manager.let_go();
+            let now = Instant::now();
+            past.backoff.failed(now, None, 1.0);
+            let wait = past.backoff.wait(now);
+            assert_eq!(wait, Some(Duration::from_millis(expected)), "{lived}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
