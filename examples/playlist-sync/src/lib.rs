@@ -6,6 +6,7 @@
 
 pub mod music;
 pub mod playlist;
+pub mod stop;
 pub mod sync;
 pub mod temporal;
 

@@ -5,12 +5,12 @@ use std::{io::IsTerminal as _, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use playlist_sync::{
+    stop::Stop,
     sync::{ExportActivities, MUSIC, PlaylistSync, TASK_QUEUE},
     temporal,
 };
 use temporalio_client::Client;
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
-use tokio::signal::unix::{SignalKind, signal};
 use toolweir::{
     mcp::{Entry, McpService, ServerRegistry, StdioServer, TokenTools},
     rate_limit::RateLimitConfig,
@@ -163,26 +163,4 @@ fn registry(arguments: &Arguments) -> Result<ServerRegistry> {
             .into_entry()
     };
     Ok(ServerRegistry::builder().server(MUSIC, entry).build()?)
-}
-
-/// Ctrl-C and SIGTERM.
-struct Stop {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn listen() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -15,10 +15,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, timeout},
-};
+use playlist_sync::stop::Stop;
+use tokio::time::{Instant, timeout};
 use toolweir::schedule::Schedules;
 use tracing_subscriber::EnvFilter;
 
@@ -103,28 +101,6 @@ async fn demo(arguments: &Arguments, mut progress: Progress) -> Result<ExitCode>
     };
     struck?;
     report(arguments, &expected, &figures)
-}
-
-/// Ctrl-C and SIGTERM.
-struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stop {
-    fn listen() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 /// The exports as absolute paths, so that the worker finds them wherever it runs.
