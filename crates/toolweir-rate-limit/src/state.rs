@@ -493,15 +493,7 @@ impl Limiter {
 
     fn go_at(&mut self, pace: scope::Pace, now: Nano) {
         self.scope.advance(now);
-        let paused = self.pause_at(now).map(|pause| {
-            // Where the pace is learned, what was taken before a pause is over with it.
-            let before = if pace.is_learned {
-                Mark(now)
-            } else {
-                pause.before
-            };
-            (pause.until, before)
-        });
+        let paused = self.pause_at(now).map(|pause| (pause.until, pause.before));
         let before = self.scope.set_pace(pace, paused, now);
         if let Some(pause) = &mut self.pause {
             pause.before = before;

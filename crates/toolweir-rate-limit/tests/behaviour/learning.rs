@@ -40,6 +40,15 @@ async fn the_rate_doubles_until_the_first_refusal_and_that_halves_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rate_that_changes_in_a_pause_gives_no_cell_that_was_spent_before() {
+    let mut rig = learner(1);
+    rig.answered(Answer::Throttled(Some(10 * SECOND)));
+    assert_eq!(rig.interval_ms(), 2000);
+    rig.handle.resume();
+    assert_eq!(rig.refused(), spent(2 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_it_the_rate_rises_by_a_step_and_falls_by_a_factor() {
     let mut rig = learner(20);
     rig.round(Answer::Throttled(Some(SECOND))).await;
