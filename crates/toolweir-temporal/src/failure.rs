@@ -1,6 +1,6 @@
 //! What reaches Temporal: a tool call's result as the activity's.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use temporalio_common::error::{ApplicationErrorCategory, ApplicationFailure};
 use toolweir_core::{
@@ -164,11 +164,7 @@ fn failure(
     };
     let details = details(verdict, delivery, rejection, target);
     let error = match too_late {
-        _ if unsettled => BoxError::from(format!(
-            "an earlier attempt to call tool {:?} did not report how it ended, so it may have been \
-             executed, and it is not known to be safe to repeat: {error}",
-            target.tool
-        )),
+        _ if unsettled => not_settled(target.tool, &error),
         _ if kind == FailureKind::OutcomeUnknown => BoxError::from(format!(
             "the answer of tool {:?} was lost, so it may have been executed, and it is not known \
              to be safe to repeat: {error}",
@@ -192,6 +188,14 @@ fn failure(
         })
         .details(details)
         .build()
+}
+
+/// Of a call that ends while nobody knows what an earlier attempt has done.
+fn not_settled(tool: &str, error: &impl fmt::Display) -> BoxError {
+    BoxError::from(format!(
+        "an earlier attempt to call tool {tool:?} did not report how it ended, so it may have been \
+         executed, and it is not known to be safe to repeat: {error}"
+    ))
 }
 
 fn details(
@@ -225,12 +229,12 @@ pub(crate) fn unknown_server(
     let mut details = FailureDetails::new(unknown.name(), tool);
     let delivery = attempt::of_both(earlier, Delivery::NotSent);
     details.delivery = delivery_word(delivery).to_owned();
-    let kind = if may_repeat(delivery, ToolHints::default()) {
-        FailureKind::UnknownServer
+    let (kind, error) = if may_repeat(delivery, ToolHints::default()) {
+        (FailureKind::UnknownServer, unknown.into())
     } else {
-        FailureKind::OutcomeUnknown
+        (FailureKind::OutcomeUnknown, not_settled(tool, &unknown))
     };
-    ApplicationFailure::builder(unknown)
+    ApplicationFailure::builder(error)
         .type_name(kind.as_str().to_owned())
         .non_retryable(true)
         .details(details)
