@@ -193,6 +193,10 @@ async fn once_more(
         Ok(link) => link.map_err(|no_link| unavailable(manager.name(), no_link))?,
         Err(_) => return Err(time.is_over(&tool, Delivery::NotSent)),
     };
+    // Both at once, as where a call is sent first.
+    if time.until <= Instant::now() {
+        return Err(time.is_over(&tool, Delivery::NotSent));
+    }
     // What an earlier attempt has done, this server may see otherwise than the one before it.
     let earlier = call.earlier_attempt().unwrap_or(Delivery::NotSent);
     permit(manager, call, earlier)?;
@@ -269,7 +273,8 @@ async fn link(manager: &Manager) -> Result<UnderWay, NoLink> {
             Some(link) => link,
             None => manager.link().await?,
         };
-        if let Some(under_way) = Link::enter(&link) {
+        // A server may have died before whoever waited for it looks.
+        if let Some(under_way) = Link::enter(&link).filter(|_| !link.is_closed()) {
             return Ok(under_way);
         }
     }

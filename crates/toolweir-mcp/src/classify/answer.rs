@@ -141,6 +141,18 @@ mod tests {
     }
 
     #[test]
+    fn a_tool_that_failed_and_asks_for_no_wait_was_executed() {
+        let failed = json!({
+            "content": [], "isError": true,
+            "structuredContent": { "error": "no such playlist", "retry_after": 0 },
+        });
+        assert_eq!(
+            of_result(&result(failed), "", &TextRules::none()),
+            Observation::new(Outcome::Ignored, Delivery::Executed)
+        );
+    }
+
+    #[test]
     fn an_error_alone_is_the_callers() {
         assert_eq!(
             outcome(json!({ "content": [], "isError": true })),

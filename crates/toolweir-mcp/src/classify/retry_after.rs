@@ -25,7 +25,8 @@ pub(crate) fn in_header(value: &str, now: SystemTime) -> Option<Duration> {
     (!wait.is_zero()).then_some(wait)
 }
 
-/// The field names that servers use, with their units.
+/// The field names that servers use, with their units. A wait of zero asks for none, and says nothing of a
+/// limit.
 pub(super) fn in_fields(fields: &Map<String, Value>) -> Option<Duration> {
     let seconds = [
         "retry_after",
@@ -39,6 +40,7 @@ pub(super) fn in_fields(fields: &Map<String, Value>) -> Option<Duration> {
             .iter()
             .find_map(|name| fields.get(*name).and_then(number))
             .and_then(|value| bounded(value * unit))
+            .filter(|wait| !wait.is_zero())
     };
     read(&millis, 1e-3).or_else(|| read(&seconds, 1.0))
 }
@@ -127,6 +129,11 @@ mod tests {
                 Some(2500),
             ),
             (serde_json::json!({ "retryAfterMs": 40 }), Some(40)),
+            (serde_json::json!({ "retry_after": 0 }), None),
+            (
+                serde_json::json!({ "retryAfterMs": "0", "retry_after": 2 }),
+                Some(2000),
+            ),
             (serde_json::json!({ "retry_after": -1 }), None),
             (serde_json::json!({ "retry_after": "NaN" }), None),
             (serde_json::json!({ "retry_after": "inf" }), Some(3_600_000)),

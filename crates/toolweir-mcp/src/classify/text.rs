@@ -40,10 +40,13 @@ impl TextRules {
     }
 
     /// An error whose text holds `words`, in any case, is a rate limit. A number stands for itself
-    /// alone: `429` is not in `order 14290`, nor in `1,429 tracks`.
+    /// alone: `429` is not in `order 14290`, nor in `1,429 tracks`. No words at all are in no text.
     #[must_use]
     pub fn throttled(mut self, words: impl AsRef<str>) -> Self {
-        self.throttled.push(words.as_ref().to_lowercase().into());
+        let words = words.as_ref().to_lowercase();
+        if !words.is_empty() {
+            self.throttled.push(words.into());
+        }
         self
     }
 
@@ -93,6 +96,11 @@ mod tests {
 
     use super::*;
     use crate::classify::tests::quick;
+
+    #[test]
+    fn no_words_are_in_no_text() {
+        assert_eq!(TextRules::none().throttled(""), TextRules::none());
+    }
 
     #[test]
     fn a_number_stands_for_itself_alone() {

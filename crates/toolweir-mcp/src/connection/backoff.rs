@@ -41,8 +41,8 @@ impl Backoff {
     ///
     /// The first one that dies young is replaced at once: servers are killed and redeployed.
     pub(crate) fn lost(&mut self, now: Instant, lived: Duration, spread: f64) {
+        self.stopped(lived);
         if lived >= STEADY {
-            *self = Self::default();
             return;
         }
         self.failures = self.failures.saturating_add(1);

@@ -415,6 +415,12 @@ impl State {
         most: usize,
         with_place: bool,
     ) -> Result<Option<Arc<Manager>>, NoManager> {
+        let goes = self.who_goes(most, with_place)?;
+        Ok(goes.and_then(|principal| self.remove(&principal)))
+    }
+
+    /// Who would go.
+    fn who_goes(&self, most: usize, with_place: bool) -> Result<Option<Arc<str>>, NoManager> {
         let slots = self.managers.iter();
         let of_kind = slots.filter(|(_, slot)| slot.has_place() == with_place);
         let of_kind = Vec::from_iter(of_kind);
@@ -424,21 +430,16 @@ impl State {
         let unused = of_kind.iter().filter(|(_, slot)| !slot.is_in_use());
         let oldest = unused.min_by_key(|(_, slot)| slot.used);
         let principal = oldest.map(|(principal, _)| (*principal).clone());
-        let principal = principal.ok_or(NoManager::Full(most))?;
-        Ok(self.remove(&principal))
+        principal.map(Some).ok_or(NoManager::Full(most))
     }
 
     /// Whether one of `most` places could be given to the slot of this number.
     #[cfg(feature = "http")]
     fn has_place_for(&self, principal: &str, number: u64, most: usize) -> bool {
-        let Some(slot) = self.managers.get(principal) else {
-            return false;
-        };
-        let mut others = self.managers.values().filter(|slot| slot.has_place());
-        slot.number == number
-            && (slot.has_place()
-                || others.clone().count() < most
-                || others.any(|slot| !slot.is_in_use()))
+        let slot = self.managers.get(principal);
+        slot.is_some_and(|slot| {
+            slot.number == number && (slot.has_place() || self.who_goes(most, true).is_ok())
+        })
     }
 
     /// Gives one of `most` places to the slot of this number: `false` if there is none, or the
