@@ -10,6 +10,7 @@ mod hints;
 mod hostile;
 #[cfg(feature = "http")]
 mod http;
+mod message;
 mod progress;
 mod registry;
 mod request;

@@ -5,7 +5,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use rmcp::{
     RoleClient,
     service::{ClientInitializeError, serve_client_with_lifecycle},
-    transport::{IntoTransport, async_rw::AsyncRwTransport},
+    transport::IntoTransport,
 };
 use tokio::time::{Instant, timeout_at};
 use toolweir_core::{BoxError, BoxFuture};
@@ -14,8 +14,8 @@ use super::{
     ConnectError, Connecting,
     dialect::Dialect,
     ending::Alive,
-    line_limit::LineLimit,
     listener::{Client, Listener},
+    pipes::Pipes,
     place::Place,
     process::Process,
 };
@@ -23,9 +23,6 @@ use crate::StdioServer;
 
 /// After the pipe of a server has closed, how long its exit status may take to arrive.
 const EXIT_STATUS_WITHIN: Duration = Duration::from_millis(500);
-
-/// More than the end of a line that was cut, and than the error that takes its place.
-const LONGEST_END: usize = 4096;
 
 /// Why an attempt ends that finds no place.
 const NO_PLACE: &str = "all connections are in use";
@@ -175,10 +172,7 @@ impl Connector {
                     Ok(started) => started,
                     Err(failed) => return Err(error.because(failed.into())),
                 };
-                // A line that is cut is as long as the limit, and has an end: rmcp's own is above that.
-                let limited = LineLimit::new(stdout, attempted.most_bytes);
-                let transport = AsyncRwTransport::new_client(limited, stdin)
-                    .with_max_line_length(attempted.most_bytes.saturating_add(LONGEST_END));
+                let transport = Pipes::new(attempted.server, stdout, stdin, attempted.most_bytes);
                 let shaking = shake_hands(transport, listener, dialect);
                 (timeout_at(until, shaking).await, Some(process))
             }

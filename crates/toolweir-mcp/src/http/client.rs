@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::{
     BearerToken,
     events::{Events, id_of, of_answer},
+    post::{is_call, post},
     url::fit_to_log,
 };
 
@@ -35,23 +36,21 @@ enum Kind {
     OAuth(rmcp::transport::auth::AuthClient<reqwest::Client>),
 }
 
-type HttpError = StreamableHttpError<reqwest::Error>;
-type Headers = HashMap<HeaderName, HeaderValue>;
+pub(super) type HttpError = StreamableHttpError<reqwest::Error>;
+pub(super) type Headers = HashMap<HeaderName, HeaderValue>;
 
-/// The same call on whichever client it is, until the connection is given up. rmcp logs its error.
+/// The same call on whichever client it is, until the connection is given up.
 macro_rules! on {
     ($self:ident, $client:ident => $call:expr) => {
-        tokio::select! {
-            biased;
-            answer = async {
+        $self
+            .unless_given_up(async {
                 match &$self.kind {
                     Kind::Plain($client) => $call.await,
                     #[cfg(feature = "oauth")]
                     Kind::OAuth($client) => $call.await,
                 }
-            } => answer.map_err(fit_to_log),
-            () = $self.given_up() => Err(HttpError::TransportChannelClosed),
-        }
+            })
+            .await
     };
 }
 
@@ -81,6 +80,18 @@ impl HttpClient {
     pub(super) fn while_open(mut self, listening: watch::Receiver<()>) -> Self {
         self.listening = Some(listening);
         self
+    }
+
+    /// rmcp logs the error.
+    async fn unless_given_up<T>(
+        &self,
+        answer: impl Future<Output = Result<T, HttpError>>,
+    ) -> Result<T, HttpError> {
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(fit_to_log),
+            () = self.given_up() => Err(HttpError::TransportChannelClosed),
+        }
     }
 
     async fn given_up(&self) {
@@ -123,9 +134,15 @@ impl StreamableHttpClient for HttpClient {
         let token = self.token(token);
         let (id, most) = (id_of(&message), limits.max_sse_event_size);
         let (number, has_session) = (number_of(&message), session.is_some());
-        let answer = on!(self, client => client.post_message_with_response_limits(
-            uri, message, session, token, headers, limits,
-        ))?;
+        let answer = match &self.kind {
+            Kind::Plain(client) if is_call(&message) => {
+                let posted = post(client, &uri, &message, session, token, headers, limits);
+                self.unless_given_up(posted).await
+            }
+            _ => on!(self, client => client.post_message_with_response_limits(
+                uri, message, session, token, headers, limits,
+            )),
+        }?;
         match answer {
             StreamableHttpPostResponse::Sse(events, session) => {
                 let events = of_answer(id, most, events);

@@ -1,6 +1,8 @@
 //! The events of an answer, of which one may be larger than is read.
 
 use std::{
+    error::Error,
+    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -18,6 +20,7 @@ use crate::classify::too_large;
 pub(super) type Events = BoxStream<'static, Result<Sse, SseError>>;
 
 /// How rmcp begins to say that an event is too large. The type of its error is its own.
+/// How the error begins that rmcp's own streams end with.
 const TOO_LARGE: &str = "SSE event exceeded the maximum size";
 
 /// The events that answer the request `id`. One that is too large becomes an error for it; rmcp's own would
@@ -48,16 +51,133 @@ impl Stream for OfAnswer {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let event = ready!(self.events.as_mut().poll_next(cx));
-        let too_large = matches!(
-            &event,
-            Some(Err(SseError::Body(error))) if error.to_string().starts_with(TOO_LARGE)
-        );
-        Poll::Ready(if too_large {
-            let message = too_large::message(&self.id, self.limit);
-            Some(Ok(Sse::default().data(message)))
-        } else {
-            event
+        Poll::Ready(
+            if matches!(&event, Some(Err(error)) if is_too_large(error)) {
+                let message = too_large::message(&self.id, self.limit);
+                Some(Ok(Sse::default().data(message)))
+            } else {
+                event
+            },
+        )
+    }
+}
+
+fn is_too_large(error: &SseError) -> bool {
+    let SseError::Body(error) = error else {
+        return false;
+    };
+    match error.downcast_ref() {
+        Some(error) => matches!(error, LimitedError::TooLarge),
+        None => error.to_string().starts_with(TOO_LARGE),
+    }
+}
+
+/// The bytes of events, until one of the events is too large.
+pub(super) struct Limited<S> {
+    /// None after an error.
+    bytes: Option<S>,
+    limit: usize,
+    event: Event,
+}
+
+impl<S> Limited<S> {
+    pub(super) fn new(bytes: S, limit: usize) -> Self {
+        Self {
+            bytes: Some(bytes),
+            limit,
+            event: Event::default(),
+        }
+    }
+}
+
+impl<S, B> Stream for Limited<S>
+where
+    S: Stream<Item = reqwest::Result<B>> + Unpin,
+    B: AsRef<[u8]>,
+{
+    type Item = Result<B, LimitedError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let Some(bytes) = &mut this.bytes else {
+            return Poll::Ready(None);
+        };
+        let Some(bytes) = ready!(Pin::new(bytes).poll_next(cx)) else {
+            return Poll::Ready(None);
+        };
+        let bytes = bytes.map_err(LimitedError::Read).and_then(|bytes| {
+            let mut all = bytes.as_ref().iter();
+            match all.all(|byte| this.event.size_with(*byte) <= this.limit) {
+                true => Ok(bytes),
+                false => Err(LimitedError::TooLarge),
+            }
+        });
+        if bytes.is_err() {
+            this.bytes = None;
+        }
+        Poll::Ready(Some(bytes))
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum LimitedError {
+    Read(reqwest::Error),
+    TooLarge,
+}
+
+impl fmt::Display for LimitedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read(_) => "the answer cannot be read",
+            Self::TooLarge => "an event is too large",
         })
+    }
+}
+
+impl Error for LimitedError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Read(error) => Some(error),
+            Self::TooLarge => None,
+        }
+    }
+}
+
+/// The event that is being read. Comments are no part of one: servers send them to be heard of.
+#[derive(Default)]
+struct Event {
+    /// What its lines have, with their ends.
+    lines: usize,
+    /// What the line has that is not over.
+    line: usize,
+    is_comment: bool,
+    last: u8,
+}
+
+impl Event {
+    /// What it has with one more byte. A line ends with CR, LF or both, and an event with an empty line.
+    const fn size_with(&mut self, byte: u8) -> usize {
+        let is_half = self.last == b'\r' && byte == b'\n';
+        self.last = byte;
+        match byte {
+            b'\n' if is_half => {}
+            b'\r' | b'\n' => self.end_line(),
+            _ => {
+                self.is_comment |= self.line == 0 && byte == b':';
+                self.line += 1;
+            }
+        }
+        self.lines + self.line
+    }
+
+    const fn end_line(&mut self) {
+        match self.line {
+            0 => self.lines = 0,
+            _ if self.is_comment => {}
+            length => self.lines += length + 1,
+        }
+        self.line = 0;
+        self.is_comment = false;
     }
 }
 

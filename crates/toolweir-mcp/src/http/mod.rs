@@ -4,6 +4,7 @@ mod client;
 mod config;
 mod events;
 mod outcome;
+mod post;
 mod url;
 
 pub(crate) use client::HttpClient;

@@ -1,191 +1,156 @@
-//! What a server writes, with lines that are too long cut out of it.
+//! What a server writes, line by line, and never more of a line than is allowed.
 //!
-//! rmcp drops a line that is too long, and whoever waits for the answer in it waits until its time is
-//! over. Here the line is replaced by an error for that call.
+//! Who waits for the answer in a line that is too long would wait until its time is over: so of such a
+//! line it is found out whose answer it is.
 
 use std::{
-    io,
+    io, mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use serde_json::Value;
-use tokio::io::{AsyncBufRead as _, AsyncRead, BufReader, ReadBuf};
+use tokio::io::{AsyncBufRead as _, AsyncRead, BufReader};
 
-use crate::classify::too_large;
-
-/// What is kept of the beginning and of the end of a line, to find out whose answer it is.
+/// What is kept of the beginning and of the end of a line that is too long.
 const KEPT: usize = 512;
-/// Ends what was passed of a line that is cut. No JSON holds this byte, so nobody takes the part for the
-/// whole.
-const CUT: &[u8] = b"\0\n";
+/// The room that is kept for the next line when one is done with.
+pub(super) const ROOM: usize = 64 * 1024;
 
-/// Reads lines, and passes them on as they are while they are no longer than the limit.
-pub(super) struct LineLimit<R> {
-    inner: BufReader<R>,
+/// Reads lines. What is read of one stays when whoever asked for it does not wait for the rest.
+pub(super) struct Lines<R> {
+    input: BufReader<R>,
+    limit: usize,
     line: Line,
-    /// What stands in the place of what was cut, as far as it is not yet read.
-    pending: Vec<u8>,
 }
 
-impl<R: AsyncRead> LineLimit<R> {
-    /// Lines of `inner` may have up to `limit` bytes, without their end.
-    pub(super) fn new(inner: R, limit: usize) -> Self {
+/// What was found in the input.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A line, which [`Lines::text`] holds until the next one is asked for.
+    Line,
+    /// The answer to this request was too long. It is dropped.
+    TooLong(Value),
+    /// Nothing more. A line without its end is none.
+    End,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    /// Lines of `input` may have up to `limit` bytes, without their end.
+    pub(super) fn new(input: R, limit: usize) -> Self {
         Self {
-            inner: BufReader::new(inner),
-            line: Line::new(limit),
-            pending: Vec::new(),
+            input: BufReader::new(input),
+            limit,
+            line: Line::default(),
         }
     }
-}
 
-impl<R: AsyncRead + Unpin> AsyncRead for LineLimit<R> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        // Reading nothing means the end, so it goes on until there is something.
-        while buf.filled().len() == before && buf.remaining() > 0 {
-            if !this.pending.is_empty() {
-                let passed = this.pending.len().min(buf.remaining());
-                buf.put_slice(&this.pending[..passed]);
-                this.pending.drain(..passed);
-                continue;
-            }
-            let mut inner = Pin::new(&mut this.inner);
-            let bytes = ready!(inner.as_mut().poll_fill_buf(cx))?;
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Found>> {
+        loop {
+            let mut input = Pin::new(&mut self.input);
+            let bytes = ready!(input.as_mut().poll_fill_buf(cx))?;
             if bytes.is_empty() {
-                break;
+                return Poll::Ready(Ok(Found::End));
             }
-            let Taken { pass, consume } = this.line.take(bytes, buf.remaining());
-            buf.put_slice(&bytes[..pass]);
-            inner.consume(consume);
-            this.line.replacement(&mut this.pending);
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let part = end.unwrap_or(bytes.len());
+            let found = self.line.take(&bytes[..part], end.is_some(), self.limit);
+            input.consume(part + usize::from(end.is_some()));
+            if let Some(found) = found {
+                return Poll::Ready(Ok(found));
+            }
         }
-        Poll::Ready(Ok(()))
     }
-}
 
-/// Of some bytes: how many are passed on, and how many are done with.
-struct Taken {
-    pass: usize,
-    consume: usize,
+    /// The line that was found last.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.line.text
+    }
 }
 
 /// The line that is being read.
+#[derive(Default)]
 struct Line {
-    limit: usize,
-    length: usize,
-    head: Vec<u8>,
+    /// All of it, or the beginning of one that is too long.
+    text: Vec<u8>,
+    /// The end of one that is too long, as far as it was read.
     tail: Vec<u8>,
     state: State,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 enum State {
-    Passing,
-    /// Too long: what was passed has to be ended.
-    Cutting,
-    /// The rest is dropped. Nobody knows yet whose answer it is.
+    #[default]
+    Reading,
+    /// Too long, and nobody knows yet whose answer it is.
     Dropping,
-    /// The rest is dropped, and the call has its error.
+    /// Too long, and the call has its error.
     Answered,
-    /// It is over, and may still tell whose answer it was.
+    /// It is over: the next part begins another one.
     Over,
 }
 
 impl Line {
-    const fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            length: 0,
-            head: Vec::new(),
-            tail: Vec::new(),
-            state: State::Passing,
-        }
-    }
-
-    /// Takes bytes up to the end of the line, with room for `room` of them.
-    fn take(&mut self, bytes: &[u8], room: usize) -> Taken {
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        let part = end.unwrap_or(bytes.len());
-        if self.state != State::Passing {
-            self.keep(&bytes[..part]);
-            if end.is_some() {
-                match self.state {
-                    State::Dropping => self.state = State::Over,
-                    _ => self.begin(),
-                }
-            }
-            return Taken {
-                pass: 0,
-                consume: part + usize::from(end.is_some()),
-            };
-        }
-        let left = self.limit - self.length;
-        let pass = part.min(left).min(room);
-        self.keep(&bytes[..pass]);
-        self.length += pass;
-        if pass < part {
-            if pass == left {
-                self.state = State::Cutting;
-            }
-            return Taken {
-                pass,
-                consume: pass,
-            };
-        }
-        let ends = end.is_some() && pass < room;
-        if ends {
+    /// Takes the next part of the line, with which it may end.
+    fn take(&mut self, part: &[u8], ends: bool, limit: usize) -> Option<Found> {
+        if let State::Over = self.state {
             self.begin();
         }
-        let pass = pass + usize::from(ends);
-        Taken {
-            pass,
-            consume: pass,
+        let found = match self.state {
+            State::Dropping => {
+                self.keep_end(part);
+                None
+            }
+            State::Answered => None,
+            State::Reading | State::Over => {
+                let left = limit - self.text.len();
+                if part.len() > left {
+                    self.cut(part, left)
+                } else {
+                    self.text.extend_from_slice(part);
+                    ends.then_some(Found::Line)
+                }
+            }
+        };
+        if !ends {
+            return found;
+        }
+        let was = mem::replace(&mut self.state, State::Over);
+        match was {
+            State::Dropping => id_in_tail(&self.text, &self.tail).map(Found::TooLong),
+            _ => found,
         }
     }
 
-    /// Writes what stands in the place of what was cut.
-    fn replacement(&mut self, into: &mut Vec<u8>) {
-        let id = match self.state {
-            State::Cutting => {
-                into.extend_from_slice(CUT);
-                id_in_head(&self.head).ok()
-            }
-            State::Over => id_in_tail(&self.head, &self.tail),
-            _ => return,
+    /// The line is too long: `part` of it goes on where only `left` bytes are allowed.
+    fn cut(&mut self, part: &[u8], left: usize) -> Option<Found> {
+        let (allowed, rest) = part.split_at(left);
+        self.text.extend_from_slice(allowed);
+        let text = mem::take(&mut self.text);
+        self.keep_end(&text);
+        self.keep_end(rest);
+        self.text.extend_from_slice(&text[..text.len().min(KEPT)]);
+        let id = id_in_head(&self.text).ok();
+        self.state = match id {
+            Some(_) => State::Answered,
+            None => State::Dropping,
         };
-        if let Some(id) = &id {
-            into.extend_from_slice(too_large::message(id, self.limit).as_bytes());
-            into.push(b'\n');
-        }
-        match (self.state, id) {
-            (State::Over, _) => self.begin(),
-            (_, Some(_)) => self.state = State::Answered,
-            (_, None) => self.state = State::Dropping,
+        id.map(Found::TooLong)
+    }
+
+    fn keep_end(&mut self, part: &[u8]) {
+        let last = part.len().saturating_sub(KEPT);
+        self.tail.extend_from_slice(&part[last..]);
+        if self.tail.len() > 4 * KEPT {
+            self.tail.drain(..self.tail.len() - KEPT);
         }
     }
 
     fn begin(&mut self) {
-        self.length = 0;
-        self.head.clear();
+        self.text.clear();
+        self.text.shrink_to(ROOM);
         self.tail.clear();
-        self.state = State::Passing;
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        let missing = KEPT.min(self.limit) - self.head.len();
-        let first = bytes.len().min(missing);
-        self.head.extend_from_slice(&bytes[..first]);
-        let last = bytes.len().saturating_sub(KEPT);
-        self.tail.extend_from_slice(&bytes[last..]);
-        if self.tail.len() > 4 * KEPT {
-            self.tail.drain(..self.tail.len() - KEPT);
-        }
+        self.state = State::Reading;
     }
 }
 
@@ -272,16 +237,11 @@ fn scalar(text: &[u8]) -> Option<(Value, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::{collections::VecDeque, future::poll_fn};
 
     use proptest::{collection::vec, prelude::*};
-    use rmcp::{
-        RoleClient,
-        model::{JsonRpcMessage, ServerJsonRpcMessage},
-        transport::{Transport as _, async_rw::AsyncRwTransport},
-    };
     use serde_json::json;
-    use tokio::io::{AsyncReadExt as _, sink};
+    use tokio::io::ReadBuf;
 
     use super::*;
     use crate::classify::tests::quick;
@@ -330,46 +290,40 @@ mod tests {
         }
     }
 
-    async fn read(text: &[u8], limit: usize, sizes: &[usize], reads: &[usize]) -> Vec<u8> {
-        let mut limited = LineLimit::new(Pieces::new(text, sizes), limit);
-        let (mut all, mut reads) = (Vec::new(), reads.iter().cycle());
-        loop {
-            let mut part = vec![0; reads.next().copied().unwrap_or(4096)];
-            let length = limited.read(&mut part).await.unwrap();
-            let line = &limited.line;
-            let kept = line.head.capacity() + line.tail.capacity() + limited.pending.capacity();
-            assert!(kept < 32 * KEPT, "{kept} bytes are kept");
-            if length == 0 {
-                return all;
+    /// All that is found, with the text of what is a line.
+    fn read(text: &[u8], limit: usize, sizes: &[usize]) -> Vec<Result<Vec<u8>, Value>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(async {
+            let mut lines = Lines::new(Pieces::new(text, sizes), limit);
+            let mut all = Vec::new();
+            loop {
+                let found = poll_fn(|cx| lines.poll_next(cx)).await.unwrap();
+                assert!(lines.line.tail.capacity() <= 8 * KEPT);
+                match found {
+                    Found::Line => all.push(Ok(lines.text().to_vec())),
+                    Found::TooLong(id) => all.push(Err(id)),
+                    Found::End => return all,
+                }
             }
-            all.extend_from_slice(&part[..length]);
-        }
+        })
     }
 
     /// The same, said in one go.
-    fn model(text: &[u8], limit: usize) -> Vec<u8> {
-        let mut all = Vec::new();
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            let bare = line.strip_suffix(b"\n").unwrap_or(line);
-            if bare.len() <= limit {
-                all.extend_from_slice(line);
-                continue;
+    fn model(text: &[u8], limit: usize) -> Vec<Result<Vec<u8>, Value>> {
+        let found = |line: &[u8]| {
+            let bare = line.strip_suffix(b"\n");
+            let text = bare.unwrap_or(line);
+            if text.len() <= limit {
+                return bare.map(|bare| Ok(bare.to_vec()));
             }
-            all.extend_from_slice(&bare[..limit]);
-            all.extend_from_slice(CUT);
-            let head = &bare[..bare.len().min(KEPT).min(limit)];
-            let tail = &bare[bare.len().saturating_sub(KEPT)..];
-            let id = match id_in_head(head) {
-                Ok(id) => Some(id),
-                Err(_) if line.len() == bare.len() => None,
-                Err(_) => id_in_tail(head, tail),
-            };
-            if let Some(id) = id {
-                all.extend_from_slice(too_large::message(&id, limit).as_bytes());
-                all.push(b'\n');
-            }
-        }
-        all
+            let head = &text[..text.len().min(KEPT).min(limit)];
+            let tail = &text[text.len().saturating_sub(KEPT)..];
+            let id = id_in_head(head).ok();
+            let id = id.or_else(|| bare.and_then(|_| id_in_tail(head, tail)));
+            id.map(Err)
+        };
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
+        lines.filter_map(found).collect()
     }
 
     fn id_of(line: &str) -> Option<Value> {
@@ -416,42 +370,35 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_call_whose_answer_is_cut_has_an_error_and_the_next_has_its_answer() {
-        let long = "x".repeat(5000);
-        let result = json!({ "content": [{ "type": "text", "text": long }] });
-        let short = json!({ "content": [{ "type": "text", "text": "y" }] });
+    #[test]
+    fn a_call_whose_answer_is_too_long_is_named_and_the_next_has_its_answer() {
+        let result = json!({ "text": "x".repeat(5000) });
         let first = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
         let last = format!(r#"{{"jsonrpc":"2.0","result":{result},"id":2}}"#);
-        let whole = format!(r#"{{"jsonrpc":"2.0","id":3,"result":{short}}}"#);
+        let whole = r#"{"jsonrpc":"2.0","id":3,"result":{}}"#;
         let text = format!("{first}\n{last}\n{whole}\n");
-        let limited = LineLimit::new(Pieces::new(text.as_bytes(), &[700]), 1000);
-        let mut transport = AsyncRwTransport::<RoleClient, _, _>::new_client(limited, sink());
-        for expected in [1, 2] {
-            let Some(JsonRpcMessage::Error(error)) = transport.receive().await else {
-                panic!("an error takes the place of what was cut");
-            };
-            assert_eq!(error.id, Some(rmcp::model::RequestId::Number(expected)));
-            assert_eq!(too_large::limit_in(&error.error), Some(1000));
-        }
-        let answer: Option<ServerJsonRpcMessage> = transport.receive().await;
-        assert!(
-            matches!(answer, Some(JsonRpcMessage::Response(_))),
-            "{answer:?}"
-        );
-        assert!(transport.receive().await.is_none());
+        let found = read(text.as_bytes(), 1000, &[700]);
+        let answer = whole.as_bytes().to_vec();
+        assert_eq!(found, [Err(json!(1)), Err(json!(2)), Ok(answer)]);
     }
 
-    #[tokio::test]
-    async fn a_line_without_end_is_answered_at_once() {
+    #[test]
+    fn a_line_without_end_is_answered_at_once() {
         let text = format!(
             r#"{{"jsonrpc":"2.0","id":1,"result":"{}"#,
             "x".repeat(100_000)
         );
-        let read = read(text.as_bytes(), 100, &[64], &[64]).await;
-        let mut lines = read.split(|byte| *byte == b'\n');
-        assert_eq!(lines.next().unwrap().len(), 101);
-        assert!(lines.next().unwrap().starts_with(b"{"));
+        assert_eq!(read(text.as_bytes(), 100, &[64]), [Err(json!(1))]);
+    }
+
+    #[test]
+    fn the_room_of_a_long_line_is_given_back() {
+        let mut line = Line::default();
+        let long = vec![b'x'; 2 * ROOM];
+        assert_eq!(line.take(&long, true, usize::MAX), Some(Found::Line));
+        assert_eq!(line.take(b"short", true, usize::MAX), Some(Found::Line));
+        assert_eq!(line.text, b"short");
+        assert!(line.text.capacity() <= ROOM);
     }
 
     fn line() -> impl Strategy<Value = Vec<u8>> {
@@ -476,23 +423,17 @@ mod tests {
         #![proptest_config(quick())]
 
         #[test]
-        fn in_whatever_pieces_it_comes_and_is_read_the_outcome_is_the_same(
+        fn in_whatever_pieces_it_comes_the_same_is_found(
             lines in vec(line(), 0..8),
             ended in any::<bool>(),
             limit in 1..400_usize,
             sizes in vec(1..200_usize, 1..4),
-            reads in vec(1..200_usize, 1..4),
         ) {
             let mut text = lines.join(&b'\n');
             if ended {
                 text.push(b'\n');
             }
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let passed = runtime.block_on(read(&text, limit, &sizes, &reads));
-            prop_assert_eq!(
-                String::from_utf8_lossy(&passed).into_owned(),
-                String::from_utf8_lossy(&model(&text, limit)).into_owned()
-            );
+            prop_assert_eq!(read(&text, limit, &sizes), model(&text, limit));
         }
 
         #[test]
