@@ -18,7 +18,7 @@ use toolweir_core::{
 };
 
 use crate::{
-    ToolError, ToolHints,
+    ToolError, ToolHints, classify,
     connection::{Link, Manager, NoLink, NoManager, Pool, Snapshot},
     request,
     service::{LAYER, no_manager, unavailable},
@@ -167,7 +167,8 @@ impl McpHandle {
     /// # Errors
     ///
     /// There is no connection, or it fails. Of several all are asked, and one that fails is an error.
-    /// Bring a timeout: a server that hangs does not answer.
+    /// One that an HTTP server answers with 401, 403 or 429 is an error that says so by its
+    /// [`observation`](ToolError::observation). Bring a timeout: a server that hangs does not answer.
     pub async fn ping(&self) -> Result<(), ToolError> {
         if self.stands_for_all() {
             return self.ping_all().await;
@@ -206,15 +207,16 @@ impl McpHandle {
         }
     }
 
-    /// The server's tools, the first ten thousand of them. They are read from the server, unless it
-    /// has said that its last list still holds; so this is no sign of life.
+    /// The server's tools, the first ten thousand of them, and no more than 32 MiB. They are read from
+    /// the server, unless it has said that its last list still holds; so this is no sign of life. What
+    /// was read is what [`hints`](Self::hints) goes by from then on.
     ///
     /// # Errors
     ///
     /// There is no connection, or it fails.
     pub async fn list_tools(&self) -> Result<Vec<Tool>, ToolError> {
         let (manager, link) = self.link().await?;
-        let tools = link.tools().await.map_err(|error| {
+        let tools = manager.tools(&link).await.map_err(|error| {
             manager.failed(link.generation, &error);
             self.transport(error)
         })?;
@@ -299,8 +301,8 @@ impl McpHandle {
         ToolError::Transport {
             server: self.pool.settings.name.clone(),
             delivery: Delivery::Ambiguous,
-            source: Arc::new(error),
-            observed: None,
+            observed: classify::of_request(&error),
+            source: classify::source_of(error),
         }
     }
 }

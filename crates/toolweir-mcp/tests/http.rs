@@ -330,3 +330,29 @@ async fn a_shutdown_closes_the_session() {
     let error = call(&mcp, "echo").await.unwrap_err();
     assert!(matches!(error, ToolError::Refused(_)), "{error}");
 }
+
+#[tokio::test]
+async fn who_asks_for_a_sign_of_life_or_a_list_is_told_what_the_server_wants() {
+    let (_server, http) = served();
+    let mcp = service(HttpServer::new(http.url()));
+    let handle = mcp.handle();
+    handle.connect().await.unwrap();
+    for status in [401, 403, 429] {
+        http.clear_faults().fault(
+            Posts::all(),
+            HttpFault::status(status).with_retry_after("60"),
+        );
+        let expected = match status {
+            429 => Outcome::Throttled {
+                retry_after: Some(Duration::from_secs(60)),
+            },
+            _ => Outcome::Unauthorized,
+        };
+        let ping = handle.ping().await.unwrap_err();
+        assert_eq!(ping.observation().outcome, expected, "{ping}");
+        assert!(!ping.to_string().contains("rmcp::"), "{ping}");
+        let list = handle.list_tools().await.unwrap_err();
+        assert_eq!(list.observation().outcome, expected, "{list}");
+    }
+    assert_eq!(handle.state().starts, 1);
+}

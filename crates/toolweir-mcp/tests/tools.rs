@@ -354,6 +354,18 @@ async fn a_list_is_read_each_time_unless_its_server_says_that_it_holds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_known_of_a_tool_is_what_its_last_list_says() {
+    let server = Changing::default();
+    let mcp = server.service();
+    mcp.handle().connect().await.unwrap();
+    assert!(!mcp.handle().hints("play").is_repeatable());
+    // The server does not tell of it.
+    *server.shared.read_only.lock().unwrap() = true;
+    mcp.handle().list_tools().await.unwrap();
+    assert!(mcp.handle().hints("play").is_repeatable());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_that_no_longer_holds_is_read_when_calls_are_made() {
     let server = Changing::default();
     *server.shared.ttl_ms.lock().unwrap() = Some(60_000);

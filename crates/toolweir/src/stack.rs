@@ -30,11 +30,11 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use toolweir_circuit_breaker::{CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer};
-use toolweir_core::{BoxError, BoxFuture, ConfigError};
+use toolweir_core::{BoxError, BoxFuture, ConfigError, Outcome};
 use toolweir_health_gate::{HealthGateConfig, HealthGateHandle, HealthGateLayer, Probe};
 use toolweir_mcp::{
     ByTool, Connect, Entry, FirstCall, McpClassifier, McpHandle, McpLiveness, McpService,
-    TokenTools, ToolCall, ToolFacts, ToolService, ToolTokenSource,
+    TokenTools, ToolCall, ToolError, ToolFacts, ToolService, ToolTokenSource,
 };
 use toolweir_rate_limit::{RateLimitConfig, RateLimitHandle, RateLimitLayer};
 use toolweir_semaphore::{SemaphoreConfig, SemaphoreHandle, SemaphoreLayer};
@@ -440,17 +440,28 @@ fn warm_up(
     }
 }
 
-/// A server that answers a ping is well.
+/// A server that answers a ping is well, also where it asks for another credential or for a pause: that
+/// is for the layers that know of those.
 struct Ping(McpHandle);
 
 impl Probe for Ping {
     fn probe(&self) -> BoxFuture<'_, Result<(), BoxError>> {
-        Box::pin(async { Ok(self.0.ping().await?) })
+        Box::pin(async {
+            match self.0.ping().await {
+                Err(error) if !is_answer(&error) => Err(error.into()),
+                _ => Ok(()),
+            }
+        })
     }
 
     fn is_dormant(&self) -> bool {
         self.0.state().dormant
     }
+}
+
+fn is_answer(error: &ToolError) -> bool {
+    let outcome = error.observation().outcome;
+    matches!(outcome, Outcome::Throttled { .. } | Outcome::Unauthorized)
 }
 
 /// A token that is fresh belongs to a warm server.
@@ -464,5 +475,27 @@ impl toolweir_core::WarmUp for FreshToken {
             let _ = self.0.ensure_fresh(Duration::ZERO).await;
             Ok(())
         })
+    }
+}
+
+#[cfg(all(test, feature = "http"))]
+mod tests {
+    use toolweir_mcp::HttpServer;
+    use toolweir_testkit::mcp::{HttpFault, Posts, ScriptedServer};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_wants_a_credential_or_a_pause_is_well() {
+        let server = ScriptedServer::new();
+        let http = server.serve_http().unwrap();
+        let mcp = McpService::builder("music").http(HttpServer::new(http.url()));
+        let ping = Ping(mcp.build().unwrap().handle());
+        ping.probe().await.unwrap();
+        for (status, is_well) in [(401, true), (403, true), (429, true), (503, false)] {
+            http.clear_faults()
+                .fault(Posts::all(), HttpFault::status(status));
+            assert_eq!(ping.probe().await.is_ok(), is_well, "{status}");
+        }
     }
 }

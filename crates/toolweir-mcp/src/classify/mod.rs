@@ -7,6 +7,7 @@ mod text;
 pub(crate) mod too_large;
 
 use std::{
+    error::Error,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -74,6 +75,24 @@ impl Classify<ToolResponse, ToolError> for McpLiveness {
             ..observation
         }
     }
+}
+
+/// What the error of any request says; nothing where its kind says it all.
+pub(crate) fn of_request(error: &ServiceError) -> Option<Observation> {
+    match error {
+        ServiceError::McpError(error) => Some(of_rpc_error(error)),
+        #[cfg(feature = "http")]
+        ServiceError::TransportSend(error) => http::of_transport(error, SystemTime::now()),
+        _ => None,
+    }
+}
+
+/// The error to be told: without what a transport wraps around it.
+pub(crate) fn source_of(error: ServiceError) -> Arc<dyn Error + Send + Sync> {
+    #[cfg(feature = "http")]
+    return http::source_of(error);
+    #[cfg(not(feature = "http"))]
+    Arc::new(error)
 }
 
 /// What became of a call that rmcp answers with an error. A date to come back is read at `now`.

@@ -1,6 +1,6 @@
 //! A server's list of tools, as it was last read, and for how long that holds.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use rmcp::{
     Peer, RoleClient, ServiceError,
@@ -15,6 +15,8 @@ use crate::ToolHints;
 const MOST_PAGES: usize = 100;
 /// A server with more tools than this is not listed whole.
 const MOST_TOOLS: usize = 10_000;
+/// What a list may have as a whole, written as JSON. Each page has a limit of its own, as an answer.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// A list is not held for longer than this, whatever its server says.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -41,21 +43,21 @@ impl Catalogue {
     ) -> Result<Self, ServiceError> {
         let begun = Instant::now();
         changes.borrow_and_update();
-        let mut tools = Vec::new();
+        let mut tools = Bounded::default();
         let mut lives = Vec::new();
         let mut cursor = None;
         for _ in 0..MOST_PAGES {
             let page = PaginatedRequestParams::default().with_cursor(cursor);
             let page = peer.list_tools(Some(page)).await?;
             lives.push(page.ttl_ms);
-            tools.extend(page.tools.into_iter().take(MOST_TOOLS - tools.len()));
+            let took_all = page.tools.into_iter().all(|tool| tools.take(tool));
             cursor = page.next_cursor;
-            if cursor.is_none() || tools.len() == MOST_TOOLS {
+            if cursor.is_none() || !took_all {
                 break;
             }
         }
         Ok(Self {
-            tools: Arc::new(tools),
+            tools: Arc::new(tools.tools),
             until: life_of(&lives).map(|life| saturating_add(Instant::now(), life)),
             begun,
             changes,
@@ -82,6 +84,40 @@ impl Catalogue {
     }
 }
 
+/// The tools of a list, as far as they are within bounds.
+#[derive(Default)]
+struct Bounded {
+    tools: Vec<Tool>,
+    bytes: Bytes,
+}
+
+impl Bounded {
+    /// Takes one more, if there is room for it.
+    fn take(&mut self, tool: Tool) -> bool {
+        let counted = serde_json::to_writer(&mut self.bytes, &tool).is_ok();
+        let has_room = self.tools.len() < MOST_TOOLS && self.bytes.0 <= MOST_BYTES;
+        if counted && has_room {
+            self.tools.push(tool);
+        }
+        counted && has_room
+    }
+}
+
+/// Counts what is written.
+#[derive(Default)]
+struct Bytes(usize);
+
+impl io::Write for Bytes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A list holds as long as the page that ends first. One page without a word, and nothing is known.
 fn life_of(pages: &[Option<u64>]) -> Option<Duration> {
     let shortest = pages.iter().copied().collect::<Option<Vec<u64>>>()?;
@@ -91,7 +127,31 @@ fn life_of(pages: &[Option<u64>]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn tool(description: &str) -> Tool {
+        let tool = json!({ "name": "play", "description": description, "inputSchema": {} });
+        serde_json::from_value(tool).unwrap()
+    }
+
+    #[test]
+    fn a_list_is_bounded_by_number_and_by_size() {
+        let mut many = Bounded::default();
+        assert!((0..MOST_TOOLS).all(|_| many.take(tool(""))));
+        assert!(!many.take(tool("")));
+        assert_eq!(many.tools.len(), MOST_TOOLS);
+
+        let mut large = Bounded::default();
+        let half = "x".repeat(MOST_BYTES / 2);
+        assert!(large.take(tool(&half)));
+        assert!(
+            !large.take(tool(&half)),
+            "with what is around it, it is more than half"
+        );
+        assert_eq!(large.tools.len(), 1);
+    }
 
     #[test]
     fn a_list_lives_as_long_as_its_first_page_to_end() {

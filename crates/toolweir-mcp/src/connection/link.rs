@@ -186,7 +186,13 @@ impl Link {
         if info.is_none_or(|info| info.capabilities.tools.is_none()) {
             return Ok(None);
         }
-        Ok(Some(self.read_catalogue().await?.hints()))
+        self.read_catalogue().await?;
+        Ok(self.hints())
+    }
+
+    /// What is known of the tools from the list that was read last.
+    pub(crate) fn hints(&self) -> Option<Hints> {
+        lock(&self.catalogue).as_ref().map(Catalogue::hints)
     }
 
     /// The changes that the server tells of since there is this connection.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rmcp::ServiceError;
+use rmcp::{ServiceError, model::Tool};
 use tokio::{
     sync::{oneshot, watch},
     time::{Instant, sleep, timeout, timeout_at},
@@ -292,6 +292,15 @@ impl Manager {
         let configured = self.shared.settings.hints.get(tool).copied();
         let said = || self.shared.said().get(tool).copied();
         configured.or_else(said).unwrap_or_default()
+    }
+
+    /// The server's tools, as [`Link::tools`] has them. What is known of each is known from these.
+    pub(crate) async fn tools(&self, link: &Link) -> Result<Arc<Vec<Tool>>, ServiceError> {
+        let tools = link.tools().await?;
+        if let Some(hints) = link.hints() {
+            *self.shared.said() = hints;
+        }
+        Ok(tools)
     }
 
     /// The connection, if there is a live one.

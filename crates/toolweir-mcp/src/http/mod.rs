@@ -10,4 +10,6 @@ mod url;
 pub(crate) use client::HttpClient;
 pub(crate) use config::Endpoint;
 pub use config::{BearerToken, HttpServer};
-pub(crate) use outcome::{is_session_lost, of_handshake, of_service_error, of_transport, told};
+pub(crate) use outcome::{
+    is_session_lost, of_handshake, of_service_error, of_transport, source_of, told,
+};

@@ -164,7 +164,7 @@ fn of_words(said: &str) -> Failed {
 
 /// The error that is told: without what rmcp wraps around it, which hides its sources, and without what
 /// the server's URL may hold of secrets. On rmcp's own transport nobody has taken that away before.
-fn source_of(error: ServiceError) -> Arc<dyn Error + Send + Sync> {
+pub(crate) fn source_of(error: ServiceError) -> Arc<dyn Error + Send + Sync> {
     let ServiceError::TransportSend(error) = error else {
         return Arc::new(error);
     };
