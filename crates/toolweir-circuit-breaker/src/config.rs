@@ -514,6 +514,62 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_says_what_the_defaults_are() {
+        let config = CircuitBreakerConfig::default();
+        let SlidingWindow::Count { size } = config.sliding_window else {
+            panic!("by default calls are counted");
+        };
+        assert_eq!(
+            (config.consecutive_failures, config.slow_calls),
+            (None, None)
+        );
+        let seconds = |duration: Duration| format!("{} s", duration.as_secs());
+        let percent = |share: u8| format!("{share} %");
+        let defaults = [
+            ("sliding_window_size", size.to_string()),
+            (
+                "minimum_number_of_calls",
+                config.minimum_number_of_calls.to_string(),
+            ),
+            (
+                "failure_rate_threshold",
+                percent(config.failure_rate_threshold),
+            ),
+            ("consecutive_failures", "off".into()),
+            ("slow_call_duration_threshold", "off".into()),
+            ("wait_duration_in_open_state", seconds(config.wait_in_open)),
+            (
+                "max_wait_duration_in_open_state",
+                seconds(config.max_wait_in_open),
+            ),
+            ("jitter", percent(config.jitter)),
+            (
+                "permitted_number_of_calls_in_half_open_state",
+                config.permitted_in_half_open.to_string(),
+            ),
+            ("success_threshold", config.success_threshold.to_string()),
+            ("probe_lease", seconds(config.probe_lease)),
+            (
+                "max_wait_duration_in_half_open_state",
+                seconds(config.max_wait_in_half_open),
+            ),
+            ("on_throttled", format!("`{:?}`", config.on_throttled)),
+            ("default_retry_after", seconds(config.default_retry_after)),
+            ("max_retry_after", seconds(config.max_retry_after)),
+            ("max_keys", config.max_keys.to_string()),
+            ("key_idle", seconds(config.key_idle)),
+        ];
+        let readme = include_str!("../README.md");
+        for (setting, default) in defaults {
+            let row = format!("| `{setting}` | {default}");
+            let follows = readme.split_once(&row).map(|(_, rest)| rest);
+            let ends =
+                follows.is_some_and(|rest| rest.starts_with(" |") || rest.starts_with(", or"));
+            assert!(ends, "no row {row:?}");
+        }
+    }
+
+    #[test]
     fn what_depends_on_other_values_follows_them() {
         let config = CircuitBreakerConfig::builder()
             .sliding_window_size(4)
