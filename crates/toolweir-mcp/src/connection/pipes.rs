@@ -56,8 +56,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pipes<R, W> {
             match poll_fn(|cx| self.lines.poll_next(cx)).await? {
                 Found::End => return Ok(None),
                 Found::TooLong(id) => {
-                    let error = too_large::message(&id, self.most_bytes);
-                    return Ok(serde_json::from_str(&error).ok());
+                    if let Ok(id) = serde_json::from_value(id) {
+                        let error = too_large::error(self.most_bytes);
+                        return Ok(Some(ServerJsonRpcMessage::error(error, Some(id))));
+                    }
                 }
                 Found::Line => match message::read(self.lines.text()) {
                     Ok(message) => return Ok(Some(message)),

@@ -185,6 +185,7 @@ impl Event {
 mod tests {
     use std::{collections::HashMap, future::poll_fn};
 
+    use proptest::{collection::vec, prelude::*};
     use rmcp::{
         model::ServerJsonRpcMessage,
         transport::streamable_http_client::{
@@ -198,7 +199,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::http::HttpClient;
+    use crate::{classify::tests::quick, http::HttpClient};
 
     /// Asks a server that answers with these events, of which none may have more than 1000 bytes.
     async fn events(message: Value, answer: String) -> Vec<Result<Sse, SseError>> {
@@ -236,18 +237,96 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_that_is_too_large_becomes_an_error_for_its_call() {
-        let request = json!({ "jsonrpc": "2.0", "id": 7, "method": "ping" });
-        let answer = format!("data: small\n\ndata: {}\n\n", "x".repeat(2000));
-        // Several at once: rmcp looks at the pieces that arrive, and one holds both.
-        let events = events(request, answer).await;
-        let last = events.last().unwrap().as_ref().unwrap();
-        let message: ServerJsonRpcMessage =
-            serde_json::from_str(last.data.as_deref().unwrap()).unwrap();
-        let JsonRpcMessage::Error(error) = message else {
-            panic!("an error takes its place");
-        };
-        assert_eq!(serde_json::to_value(error.id).unwrap(), json!(7));
-        assert_eq!(too_large::limit_in(&error.error), Some(1000));
+        // A call is posted by ours, and all else by rmcp.
+        for (method, params) in [
+            ("ping", json!({})),
+            ("tools/call", json!({ "name": "play" })),
+        ] {
+            let request = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
+            let answer = format!("data: small\n\ndata: {}\n\n", "x".repeat(2000));
+            // Several at once: the pieces that arrive are looked at, and one holds both.
+            let events = events(request, answer).await;
+            let last = events.last().unwrap().as_ref().unwrap();
+            let message: ServerJsonRpcMessage =
+                serde_json::from_str(last.data.as_deref().unwrap()).unwrap();
+            let JsonRpcMessage::Error(error) = message else {
+                panic!("an error takes its place: {method}");
+            };
+            assert_eq!(serde_json::to_value(error.id).unwrap(), json!(7));
+            assert_eq!(too_large::limit_in(&error.error), Some(1000));
+        }
+    }
+
+    /// Whether all of these bytes come through, in such pieces.
+    async fn comes_through(text: &str, sizes: &[usize], limit: usize) -> bool {
+        let (mut pieces, mut rest) = (Vec::new(), text.as_bytes());
+        for size in sizes.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, after) = rest.split_at((*size).min(rest.len()));
+            pieces.push(Ok(piece.to_vec()));
+            rest = after;
+        }
+        let mut limited = Limited::new(futures_util::stream::iter(pieces), limit);
+        let mut read = Vec::new();
+        while let Some(piece) = poll_fn(|cx| Pin::new(&mut limited).poll_next(cx)).await {
+            match piece {
+                Ok(piece) => read.extend(piece),
+                Err(error) => {
+                    assert!(matches!(error, LimitedError::TooLarge), "{error}");
+                    let after = poll_fn(|cx| Pin::new(&mut limited).poll_next(cx)).await;
+                    assert!(after.is_none());
+                    return false;
+                }
+            }
+        }
+        assert_eq!(read, text.as_bytes());
+        true
+    }
+
+    /// The same, said in one go.
+    fn is_within(text: &str, limit: usize) -> bool {
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let mut lines = 0;
+        for line in text.split_inclusive('\n') {
+            let (line, ends) = match line.strip_suffix('\n') {
+                Some(line) => (line, true),
+                None => (line, false),
+            };
+            if lines + line.len() > limit {
+                return false;
+            }
+            lines = match line {
+                "" => 0,
+                line if line.starts_with(':') => lines,
+                line => lines + line.len() + usize::from(ends),
+            };
+            if lines > limit {
+                return false;
+            }
+        }
+        true
+    }
+
+    proptest! {
+        #![proptest_config(quick())]
+
+        #[test]
+        fn in_whatever_pieces_it_comes_no_event_is_too_large(
+            text in "[a:\r\n]{0,60}",
+            sizes in vec(1..9_usize, 1..4),
+            limit in 1..20_usize,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let comes = runtime.block_on(comes_through(&text, &sizes, limit));
+            prop_assert_eq!(comes, is_within(&text, limit));
+        }
+    }
+
+    #[tokio::test]
+    async fn keeping_a_stream_open_makes_no_event_large() {
+        assert!(comes_through(&": still here\n".repeat(1000), &[100], 20).await);
     }
 
     #[tokio::test]

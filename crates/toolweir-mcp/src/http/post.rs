@@ -53,10 +53,10 @@ pub(super) async fn post(
     headers: Headers,
     limits: StreamableHttpResponseLimits,
 ) -> Result<StreamableHttpPostResponse, HttpError> {
-    let mut request = client
-        .post(url)
-        .header(ACCEPT, ANSWERS)
-        .header(CONTENT_TYPE, JSON);
+    let mut request = client.post(url).header(ACCEPT, ANSWERS);
+    if !headers.contains_key(&CONTENT_TYPE) {
+        request = request.header(CONTENT_TYPE, JSON);
+    }
     if let Some(token) = token {
         request = request.bearer_auth(token);
     }
@@ -235,7 +235,12 @@ mod tests {
     type Answered = Result<StreamableHttpPostResponse, HttpError>;
 
     /// What was asked, and how it was taken that this was the answer: by rmcp's own client or ours.
-    async fn exchange(answer: String, has_session: bool, ours: bool) -> (String, Answered) {
+    async fn exchange(
+        client: &Client,
+        answer: String,
+        has_session: bool,
+        ours: bool,
+    ) -> (String, Answered) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let server = tokio::spawn(async move {
@@ -247,13 +252,21 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             String::from_utf8(asked).unwrap()
         });
-        let (client, call, limits) = (Client::new(), call(), limits());
+        let (call, limits) = (call(), limits());
         let session = has_session.then(|| "s-1".into());
         let token = Some("hunter2".into());
-        let name = "mcp-protocol-version".try_into().unwrap();
-        let headers = HashMap::from([(name, HeaderValue::from_static("2025-11-25"))]);
+        let mut headers = HashMap::new();
+        for (name, value) in [
+            ("mcp-protocol-version", "2025-11-25"),
+            ("content-type", "application/json; charset=utf-8"),
+        ] {
+            // Nobody has to say what is sent.
+            if has_session || name != "content-type" {
+                headers.insert(name.try_into().unwrap(), HeaderValue::from_static(value));
+            }
+        }
         let answered = if ours {
-            post(&client, &url, &call, session, token, headers, limits).await
+            post(client, &url, &call, session, token, headers, limits).await
         } else {
             client
                 .post_message_with_response_limits(
@@ -355,10 +368,11 @@ mod tests {
 
     #[tokio::test]
     async fn answers_are_taken_as_rmcp_s_own_client_takes_them() {
+        let client = Client::new();
         for answer in answers() {
             for has_session in [false, true] {
-                let (_, mut ours) = exchange(answer.clone(), has_session, true).await;
-                let (_, mut theirs) = exchange(answer.clone(), has_session, false).await;
+                let (_, mut ours) = exchange(&client, answer.clone(), has_session, true).await;
+                let (_, mut theirs) = exchange(&client, answer.clone(), has_session, false).await;
                 assert_eq!(told(&mut ours), told(&mut theirs), "{answer}");
             }
         }
@@ -373,10 +387,11 @@ mod tests {
             lines.sort();
             lines
         };
+        let client = Client::new();
         for has_session in [false, true] {
             let answer = http("200 OK", "application/json", ANSWER);
-            let (ours, _) = exchange(answer.clone(), has_session, true).await;
-            let (theirs, _) = exchange(answer, has_session, false).await;
+            let (ours, _) = exchange(&client, answer.clone(), has_session, true).await;
+            let (theirs, _) = exchange(&client, answer, has_session, false).await;
             let accepts = "accept: application/json, text/event-stream\r\n";
             assert!(ours.to_lowercase().contains(accepts), "{ours}");
             assert_eq!(lines(ours), lines(theirs));
@@ -386,8 +401,13 @@ mod tests {
     #[tokio::test]
     async fn the_beginning_of_what_a_server_says_of_a_failure_is_told() {
         let said = format!("no such tenant{}", "!".repeat(500));
-        let (_, answered) =
-            exchange(http("400 Bad Request", "text/plain", &said), false, true).await;
+        let (_, answered) = exchange(
+            &Client::new(),
+            http("400 Bad Request", "text/plain", &said),
+            false,
+            true,
+        )
+        .await;
         let told = answered.unwrap_err().to_string();
         assert!(
             told.contains("HTTP 400 Bad Request: no such tenant!"),
@@ -402,7 +422,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{}",
             " ".repeat(5000)
         );
-        let (_, answered) = exchange(endless, false, true).await;
+        let (_, answered) = exchange(&Client::new(), endless, false, true).await;
         let is_too_large = matches!(
             answered,
             Err(StreamableHttpError::ResponseBodyTooLarge { max_size: 1000 })
@@ -413,7 +433,7 @@ mod tests {
     #[tokio::test]
     async fn events_come_as_they_are_sent() {
         let answer = http("200 OK", "text/event-stream", "data: a\n\ndata: b\n\n");
-        let (_, answered) = exchange(answer, false, true).await;
+        let (_, answered) = exchange(&Client::new(), answer, false, true).await;
         let Ok(StreamableHttpPostResponse::Sse(mut events, _)) = answered else {
             panic!("events are sent");
         };
